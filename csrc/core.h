@@ -1,0 +1,92 @@
+/* shmcow: what the files of the extension share. Binding only: the algorithm is in shmcow_protocol.h.
+ *
+ * Purpose     Types, module state, and the one function that turns results into exceptions.
+ * Invariants  1. Everything in a process is guarded by the interpreter lock, but for what fork() needs (shmcow_os.h).
+ *             2. No Python code runs between the marker and the map of a hold.
+ *             3. Whoever exports a buffer owns the mapping: memory is never unmapped under a live view.
+ */
+#ifndef SHMCOW_CORE_H
+#define SHMCOW_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000
+#endif
+#include <Python.h>
+#include <structmember.h>
+
+#include "shmcow_os.h"
+#include "shmcow_protocol.h"
+
+typedef struct {
+    PyTypeObject *store_type;
+    PyTypeObject *hold_type;
+    PyTypeObject *part_type;
+    PyTypeObject *marker_type;
+    PyTypeObject *writer_type;
+    PyTypeObject *slot_type;
+    PyObject *errors; /* the module shmcow.errors */
+} core_state;
+
+extern shmcow_crc_table core_crc;
+
+typedef struct hold_object hold_object;
+
+/* An attached store: one for each process and epoch. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    char *path;   /* of the header */
+    char *prefix; /* of the other objects: path.epoch. */
+    dev_t dev;
+    ino_t ino;
+    uid_t uid;
+    gid_t gid;
+    const shmcow_header *h;
+    shmcow_identity identity;
+    uint64_t serial; /* grows with every attach of the process */
+    shmcow_fd *claim; /* carries the markers of this process */
+    struct marker_count *marks;
+    size_t marks_used, marks_room;
+    hold_object *holds; /* those alive, borrowed */
+    int refused;        /* why the kernel would not take a marker (errno), or 0 */
+} store_object;
+
+struct marker_count {
+    uint64_t offset;
+    uint64_t count;
+};
+
+/* A version held by this process: the marker is set while one of these is alive. */
+struct hold_object {
+    PyObject_HEAD
+    store_object *store;
+    hold_object *next, *previous;
+    shmcow_entry entry;
+    uint32_t mapped;
+    struct {
+        void *at;
+        size_t length;
+    } maps[SHMCOW_MAX_SEGMENTS];
+};
+
+PyObject *core_fail(core_state *state, int result, const char *doing, const char *path, unsigned long long version);
+core_state *core_state_of(PyObject *object);
+PyTypeObject *core_add_type(PyObject *module, PyType_Spec *spec);
+PyObject *core_text(const char *text, size_t room);
+
+PyTypeObject *core_make_store_type(PyObject *module);
+PyTypeObject *core_make_hold_type(PyObject *module);
+PyTypeObject *core_make_part_type(PyObject *module);
+PyTypeObject *core_make_marker_type(PyObject *module);
+PyTypeObject *core_make_writer_type(PyObject *module);
+PyTypeObject *core_make_slot_type(PyObject *module);
+
+void core_mark(store_object *store, uint64_t offset);
+void core_clear(store_object *store, uint64_t offset);
+void core_refresh(store_object *store);
+PyObject *core_hold(store_object *store, core_state *state, uint64_t version);
+PyObject *core_entry_dict(const shmcow_entry *entry);
+char *core_join(const char *a, const char *b);
+
+#endif

@@ -1,0 +1,277 @@
+/* shmcow._core.Hold and Part: a version held by this process, and the buffers of its segments.
+ *
+ * A Hold is the marker and the maps together: Python's own reference count says how many threads, snapshots and views
+ * use them, and both go with the last. A process has at most one live Hold for each version.
+ */
+#include "core.h"
+
+/* ---- what a reader needs of the world (shmcow_reader_ops) ---- */
+
+static void hold_mark(void *ctx, uint64_t version)
+{
+    core_mark(((hold_object *)ctx)->store, SHMCOW_HELD_AT + version);
+}
+
+static void hold_clear(void *ctx, uint64_t version)
+{
+    core_clear(((hold_object *)ctx)->store, SHMCOW_HELD_AT + version);
+}
+
+static void hold_yield(void *ctx)
+{
+    (void)ctx;
+    sched_yield();
+}
+
+static void unmap_all(hold_object *self)
+{
+    while (self->mapped > 0) {
+        self->mapped--;
+        munmap(self->maps[self->mapped].at, self->maps[self->mapped].length);
+    }
+}
+
+/* Map one segment, after a look at everything that can be wrong with it. */
+static int map_segment(hold_object *self, const shmcow_segment *segment)
+{
+    char number[32];
+    struct stat st;
+    void *at = NULL;
+    uint64_t bytes = shmcow_segment_bytes(segment->length);
+    snprintf(number, sizeof number, "%llu", (unsigned long long)segment->id);
+    char *path = core_join(self->store->prefix, number);
+    if (path == NULL) {
+        PyErr_Clear();
+        return -ENOMEM;
+    }
+    int fd = shmcow_open_regular(path, O_RDONLY, &st);
+    PyMem_Free(path);
+    if (fd < 0)
+        return fd == -ELOOP || fd == -EMEDIUMTYPE || fd == -ENXIO ? -ENOENT : fd; /* not ours, whatever it is */
+    int r = (uint64_t)st.st_size != bytes || st.st_uid != self->store->uid ? -ENOENT
+                                                                           : shmcow_map(fd, bytes, false, &at);
+    close(fd);
+    if (r < 0)
+        return r;
+    shmcow_footer footer;
+    memcpy(&footer, (const char *)at + bytes - sizeof footer, sizeof footer);
+    if (shmcow_check_footer(&core_crc, &footer, self->store->identity.epoch, segment) != SHMCOW_FINE) {
+        munmap(at, bytes);
+        return -ENOENT;
+    }
+    self->maps[self->mapped].at = at;
+    self->maps[self->mapped].length = bytes;
+    self->mapped++;
+    return 0;
+}
+
+static int hold_map(void *ctx, const shmcow_entry *entry)
+{
+    hold_object *self = ctx;
+    int r = 0;
+    for (uint32_t k = 0; k < entry->segment_count && r == 0; k++)
+        r = map_segment(self, &entry->segments[k]);
+    if (r < 0)
+        unmap_all(self);
+    return r;
+}
+
+static const shmcow_reader_ops reader_ops = {hold_mark, hold_clear, hold_map, hold_yield};
+
+/* ---- Hold ---- */
+
+static hold_object *find_hold(store_object *store, uint64_t version)
+{
+    for (hold_object *hold = store->holds; hold != NULL; hold = hold->next)
+        if (hold->entry.version == version)
+            return hold;
+    return NULL;
+}
+
+PyObject *core_hold(store_object *store, core_state *state, uint64_t version)
+{
+    uint64_t now = shmcow_load_current(store->h);
+    uint64_t wanted = version != 0 ? version : shmcow_version_of(now);
+    hold_object *self = find_hold(store, wanted);
+    if (self != NULL && (version != 0 || now != SHMCOW_DESTROYED)) {
+        core_refresh(store); /* in a forked child: this is where it becomes a holder of its own */
+        return Py_NewRef((PyObject *)self);
+    }
+    self = (hold_object *)PyType_GenericAlloc(state->hold_type, 0);
+    if (self == NULL)
+        return NULL;
+    self->store = (store_object *)Py_NewRef((PyObject *)store);
+    int r = version != 0 ? shmcow_hold_version(store->h, &reader_ops, self, &core_crc, version, &self->entry)
+                         : shmcow_hold_current(store->h, &reader_ops, self, &core_crc, &self->entry);
+    if (r < 0) {
+        self->entry.version = 0; /* nothing is marked: dealloc must not clear */
+        Py_DECREF((PyObject *)self);
+        return core_fail(state, r, "opening a segment of", store->path, wanted);
+    }
+    hold_object *twin = find_hold(store, self->entry.version);
+    self->next = store->holds;
+    if (store->holds != NULL)
+        store->holds->previous = self;
+    store->holds = self;
+    if (twin != NULL) { /* the version moved on to one that is held already: one Hold for each version */
+        Py_INCREF((PyObject *)twin);
+        Py_DECREF((PyObject *)self);
+        return (PyObject *)twin;
+    }
+    return (PyObject *)self;
+}
+
+static void hold_dealloc(hold_object *self)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    store_object *store = self->store;
+    unmap_all(self);
+    if (self->entry.version != 0) {
+        if (self->previous != NULL)
+            self->previous->next = self->next;
+        else
+            store->holds = self->next;
+        if (self->next != NULL)
+            self->next->previous = self->previous;
+        core_clear(store, SHMCOW_HELD_AT + self->entry.version);
+    }
+    Py_XDECREF((PyObject *)store);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF((PyObject *)type);
+}
+
+/* Everything that an entry says, for Python. */
+PyObject *core_entry_dict(const shmcow_entry *entry)
+{
+    PyObject *parts = PyList_New(0);
+    for (uint32_t k = 0; parts != NULL && k < entry->segment_count; k++) {
+        const shmcow_segment *segment = &entry->segments[k];
+        PyObject *part = Py_BuildValue("{sNsKsKsIsI}", "name", core_text(entry->part_names[k], sizeof entry->part_names[k]),
+                                       "segment", (unsigned long long)segment->id, "length",
+                                       (unsigned long long)segment->length, "crc", segment->crc, "flags", segment->flags);
+        if (part == NULL || PyList_Append(parts, part) < 0)
+            Py_CLEAR(parts);
+        Py_XDECREF(part);
+    }
+    if (parts == NULL)
+        return NULL;
+    return Py_BuildValue(
+        "{sKsKsIsIsKsy#sNsNsNsNsNsN}", "version", (unsigned long long)entry->version, "published_ns",
+        (unsigned long long)entry->published_ns, "pid", entry->pid, "uid", entry->uid, "origin",
+        (unsigned long long)entry->origin, "fingerprint", (const char *)entry->fingerprint,
+        (Py_ssize_t)sizeof entry->fingerprint, "codec", core_text(entry->codec, sizeof entry->codec), "author",
+        core_text(entry->author, sizeof entry->author), "type_name", core_text(entry->type_name, sizeof entry->type_name),
+        "source", core_text(entry->source, sizeof entry->source), "message",
+        core_text(entry->message, sizeof entry->message), "parts", parts);
+}
+
+static PyObject *hold_get_entry(hold_object *self, void *ignored)
+{
+    (void)ignored;
+    return core_entry_dict(&self->entry);
+}
+
+static PyObject *hold_get_version(hold_object *self, void *ignored)
+{
+    (void)ignored;
+    return PyLong_FromUnsignedLongLong(self->entry.version);
+}
+
+static PyObject *hold_get_store(hold_object *self, void *ignored)
+{
+    (void)ignored;
+    return Py_NewRef((PyObject *)self->store);
+}
+
+/* ---- Part: the buffer of one segment; it keeps its Hold alive, and so does every view of it ---- */
+
+typedef struct {
+    PyObject_HEAD
+    hold_object *hold;
+    uint32_t k;
+} part_object;
+
+static int part_getbuffer(PyObject *object, Py_buffer *view, int flags)
+{
+    part_object *self = (part_object *)object;
+    return PyBuffer_FillInfo(view, object, self->hold->maps[self->k].at,
+                             (Py_ssize_t)self->hold->entry.segments[self->k].length, 1, flags);
+}
+
+static void part_dealloc(part_object *self)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    Py_XDECREF((PyObject *)self->hold);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF((PyObject *)type);
+}
+
+PyDoc_STRVAR(view_doc, "view(part=0) -> memoryview\n\nThe payload of one segment, read-only; the version stays held while it lives.");
+static PyObject *hold_view(hold_object *self, PyObject *args)
+{
+    unsigned int k = 0;
+    if (!PyArg_ParseTuple(args, "|I", &k))
+        return NULL;
+    if (k >= self->mapped)
+        return PyErr_Format(PyExc_IndexError, "part %u of %u", k, self->mapped);
+    core_state *state = core_state_of((PyObject *)self);
+    part_object *part = (part_object *)PyType_GenericAlloc(state->part_type, 0);
+    if (part == NULL)
+        return NULL;
+    part->hold = (hold_object *)Py_NewRef((PyObject *)self);
+    part->k = k;
+    PyObject *view = PyMemoryView_FromObject((PyObject *)part);
+    Py_DECREF((PyObject *)part);
+    return view;
+}
+
+static PyMethodDef hold_methods[] = {
+    {"view", (PyCFunction)hold_view, METH_VARARGS, view_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef hold_getset[] = {
+    {"entry", (getter)hold_get_entry, NULL, "what the generation's entry says, as a dict", NULL},
+    {"version", (getter)hold_get_version, NULL, "the version held", NULL},
+    {"store", (getter)hold_get_store, NULL, "the Store it is of", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot hold_slots[] = {
+    {Py_tp_doc, "A version held by this process: marked and mapped until the last reference or view goes."},
+    {Py_tp_dealloc, hold_dealloc},
+    {Py_tp_methods, hold_methods},
+    {Py_tp_getset, hold_getset},
+    {0, NULL},
+};
+
+static PyType_Spec hold_spec = {
+    .name = "shmcow._core.Hold",
+    .basicsize = sizeof(hold_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = hold_slots,
+};
+
+static PyType_Slot part_slots[] = {
+    {Py_tp_doc, "One segment of a held version: exports its payload."},
+    {Py_tp_dealloc, part_dealloc},
+    {Py_bf_getbuffer, part_getbuffer},
+    {0, NULL},
+};
+
+static PyType_Spec part_spec = {
+    .name = "shmcow._core.Part",
+    .basicsize = sizeof(part_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = part_slots,
+};
+
+PyTypeObject *core_make_hold_type(PyObject *module)
+{
+    return core_add_type(module, &hold_spec);
+}
+
+PyTypeObject *core_make_part_type(PyObject *module)
+{
+    return core_add_type(module, &part_spec);
+}

@@ -1,0 +1,304 @@
+/* shmcow._core: the module, its constants, and results turned into exceptions (core_fail, and nowhere else). */
+#include "core.h"
+
+shmcow_crc_table core_crc;
+
+core_state *core_state_of(PyObject *object)
+{
+    return PyType_GetModuleState(Py_TYPE(object));
+}
+
+char *core_join(const char *a, const char *b)
+{
+    size_t na = strlen(a), nb = strlen(b);
+    char *out = PyMem_Malloc(na + nb + 1);
+    if (out == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    memcpy(out, a, na);
+    memcpy(out + na, b, nb + 1);
+    return out;
+}
+
+/* A padded, perhaps unterminated and perhaps hostile string as text. */
+PyObject *core_text(const char *text, size_t room)
+{
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strnlen(text, room), "replace");
+}
+
+/* ---- results to exceptions ---- */
+
+static const struct {
+    int result;
+    const char *class_name;
+    const char *text; /* %s: path, %llu: version */
+} failures[] = {
+    {SHMCOW_EMPTY, "NotPublishedError", "no version has been published in %s yet: publish one, or pass default="},
+    {SHMCOW_GONE, "VersionGoneError",
+     "version %2$llu of %1$s cannot be opened: it was reclaimed, or never published; hold it, or raise retain="},
+    {SHMCOW_ENDED, "StoreDestroyedError", "the store %s was destroyed: create it again with Writer(...)"},
+    {SHMCOW_CORRUPT, "CorruptSegmentError",
+     "the generation table of %s contradicts itself: destroy the store and publish again"},
+    {SHMCOW_MISSING, "CorruptSegmentError",
+     "a segment of the current version of %s is missing or is not what its entry says: was it removed or overwritten "
+     "from outside? publish again"},
+    {SHMCOW_RACED, "WriterBusyError",
+     "another writer changed %s although this one held the writer lock: was the lock file removed? nothing was "
+     "published, try again"},
+    {SHMCOW_QUOTA, "OutOfSharedMemoryError",
+     "the new version of %s would exceed max_total_bytes, and no version is left to give up: raise max_total_bytes or "
+     "publish less"},
+    {SHMCOW_CROWDED, "OutOfSharedMemoryError", "no generation of %s can be freed for another version"},
+};
+
+static PyObject *fail_protocol(core_state *state, int result, const char *path, unsigned long long version)
+{
+    for (size_t k = 0; k < sizeof failures / sizeof *failures; k++) {
+        if (failures[k].result != result)
+            continue;
+        PyObject *class = PyObject_GetAttrString(state->errors, failures[k].class_name);
+        char text[PATH_MAX + 256];
+        snprintf(text, sizeof text, failures[k].text, path, version);
+        if (class != NULL)
+            PyErr_SetString(class, text);
+        Py_XDECREF(class);
+        return NULL;
+    }
+    return PyErr_Format(PyExc_SystemError, "shmcow: result %d of %s has no exception", result, path);
+}
+
+static PyObject *fail_system(core_state *state, int error, const char *doing, const char *path)
+{
+    const char *class_name = error == ENOSPC || error == EDQUOT                 ? "OutOfSharedMemoryError"
+                             : error == EACCES || error == EPERM                ? "NotOwnerError"
+                             : error == EMEDIUMTYPE || error == ELOOP ||
+                                     error == EISDIR || error == ENXIO          ? "IncompatibleStoreError"
+                                                                                : NULL;
+    if (error == ENOMEM)
+        return PyErr_NoMemory();
+    if (class_name == NULL) {
+        PyObject *arguments = Py_BuildValue("(iNs)", error, PyUnicode_FromFormat("%s: %s", doing, strerror(error)), path);
+        if (arguments != NULL)
+            PyErr_SetObject(PyExc_OSError, arguments);
+        Py_XDECREF(arguments);
+        return NULL;
+    }
+    PyObject *class = PyObject_GetAttrString(state->errors, class_name);
+    if (class == NULL)
+        return NULL;
+    if (error == EMEDIUMTYPE || error == ELOOP || error == EISDIR || error == ENXIO)
+        PyErr_Format(class, "%s is not a store: expected a regular file made by shmcow, found something else "
+                     "(a directory, a link, a FIFO?): move it away or use another name", path);
+    else if (error == ENOSPC || error == EDQUOT)
+        PyErr_Format(class, "%s %s: no room in shared memory: free some of /dev/shm, or enlarge it", doing, path);
+    else
+        PyErr_Format(class, "%s %s: %s: only the owner of a store may write it, and mode= and group= decide who may "
+                     "read it", doing, path, strerror(error));
+    Py_DECREF(class);
+    return NULL;
+}
+
+/* The one place where a result becomes an exception. `doing`: the call that failed. An exception that is set already
+   (a callback raised) wins. */
+PyObject *core_fail(core_state *state, int result, const char *doing, const char *path, unsigned long long version)
+{
+    if (PyErr_Occurred())
+        return NULL;
+    if (result <= SHMCOW_EMPTY)
+        return fail_protocol(state, result, path, version);
+    return fail_system(state, -result, doing, path);
+}
+
+/* ---- functions ---- */
+
+static PyObject *module_forks(PyObject *module, PyObject *ignored)
+{
+    (void)module;
+    (void)ignored;
+    return PyLong_FromUnsignedLong(shmcow_forks());
+}
+
+PyDoc_STRVAR(create_doc,
+             "create_header(path, directory, epoch, name, created_ns, mode, uid, gid, retain, max_total_bytes)\n\n"
+             "Make a store's header appear whole. -> False if the name exists already.");
+static PyObject *module_create(PyObject *module, PyObject *args)
+{
+    core_state *state = PyModule_GetState(module);
+    const char *path, *directory, *name;
+    const unsigned char *epoch;
+    Py_ssize_t epoch_bytes;
+    unsigned long long created_ns, retain, max_total_bytes;
+    unsigned int mode;
+    long uid, gid;
+    if (!PyArg_ParseTuple(args, "ssy#sKIllKK", &path, &directory, &epoch, &epoch_bytes, &name, &created_ns, &mode, &uid,
+                          &gid, &retain, &max_total_bytes))
+        return NULL;
+    if (epoch_bytes != SHMCOW_EPOCH_BYTES || strlen(name) == 0 || strlen(name) > SHMCOW_NAME_BYTES) {
+        PyErr_SetString(PyExc_ValueError, "epoch has 16 bytes and name 1 to 64");
+        return NULL;
+    }
+    shmcow_header *image = PyMem_Calloc(1, sizeof *image);
+    if (image == NULL)
+        return PyErr_NoMemory();
+    memcpy(image->identity.epoch, epoch, SHMCOW_EPOCH_BYTES);
+    memcpy(image->identity.name, name, strlen(name));
+    image->identity.name_bytes = (uint32_t)strlen(name);
+    image->identity.created_ns = created_ns;
+    image->identity.mode = mode;
+    atomic_store_explicit(&image->retain, retain, memory_order_relaxed);
+    atomic_store_explicit(&image->max_total_bytes, max_total_bytes, memory_order_relaxed);
+    shmcow_seal_identity(&core_crc, &image->identity);
+    SHMCOW_STEP("create.link");
+    int r = shmcow_create_whole(directory, path, image, sizeof *image, mode, (uid_t)uid, (gid_t)gid);
+    SHMCOW_STEP("create.linked");
+    PyMem_Free(image);
+    if (r < 0 && r != -EEXIST)
+        return core_fail(state, r, "creating", path, 0);
+    return PyBool_FromLong(r == 0);
+}
+
+PyDoc_STRVAR(footer_doc, "footer(epoch, segment, length, payload_crc, flags, codec) -> bytes\n\n"
+                         "The padding and the footer that follow a payload.");
+static PyObject *module_footer(PyObject *module, PyObject *args)
+{
+    (void)module;
+    const unsigned char *epoch;
+    const char *codec;
+    Py_ssize_t epoch_bytes;
+    unsigned long long segment, length;
+    unsigned int crc, flags;
+    if (!PyArg_ParseTuple(args, "y#KKIIs", &epoch, &epoch_bytes, &segment, &length, &crc, &flags, &codec))
+        return NULL;
+    if (epoch_bytes != SHMCOW_EPOCH_BYTES || strlen(codec) >= SHMCOW_CODEC_BYTES) {
+        PyErr_SetString(PyExc_ValueError, "epoch has 16 bytes and a codec's name at most 31");
+        return NULL;
+    }
+    char tail[SHMCOW_FOOTER_ALIGN + sizeof(shmcow_footer)] = {0};
+    size_t padding = (size_t)(shmcow_segment_bytes(length) - sizeof(shmcow_footer) - length);
+    shmcow_footer footer = {.segment = segment, .length = length, .payload_crc = crc, .flags = flags};
+    memcpy(footer.epoch, epoch, SHMCOW_EPOCH_BYTES);
+    memcpy(footer.codec, codec, strlen(codec));
+    shmcow_seal_footer(&core_crc, &footer);
+    memcpy(tail + padding, &footer, sizeof footer);
+    return PyBytes_FromStringAndSize(tail, (Py_ssize_t)(padding + sizeof footer));
+}
+
+/* ---- the module ---- */
+
+PyTypeObject *core_add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type == NULL)
+        return NULL;
+    if (PyModule_AddType(module, (PyTypeObject *)type) < 0) {
+        Py_DECREF(type);
+        return NULL;
+    }
+    return (PyTypeObject *)type;
+}
+
+static int add_constants(PyObject *module)
+{
+    static const struct {
+        const char *name;
+        unsigned long long value;
+    } constants[] = {
+        {"ABI", SHMCOW_ABI},
+        {"GENERATIONS", SHMCOW_GENERATIONS},
+        {"MAX_SEGMENTS", SHMCOW_MAX_SEGMENTS},
+        {"NAME_BYTES", SHMCOW_NAME_BYTES},
+        {"CODEC_BYTES", SHMCOW_CODEC_BYTES},
+        {"HEADER_BYTES", sizeof(shmcow_header)},
+        {"ENTRY_BYTES", sizeof(shmcow_entry)},
+        {"FOOTER_BYTES", sizeof(shmcow_footer)},
+        {"VERSION_MAX", SHMCOW_VERSION_MAX},
+        {"DESTROYED", SHMCOW_DESTROYED},
+        {"HAS_CRC", SHMCOW_HAS_CRC},
+        {"HELD_AT", SHMCOW_HELD_AT},
+        {"SEEN_AT", SHMCOW_SEEN_AT},
+    };
+    for (size_t k = 0; k < sizeof constants / sizeof *constants; k++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(constants[k].value);
+        int r = value == NULL ? -1 : PyModule_AddObjectRef(module, constants[k].name, value);
+        Py_XDECREF(value);
+        if (r < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int module_exec(PyObject *module)
+{
+    core_state *state = PyModule_GetState(module);
+    shmcow_crc_fill(&core_crc);
+    int r = shmcow_watch_forks();
+    if (r < 0) {
+        errno = -r;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    if ((state->errors = PyImport_ImportModule("shmcow.errors")) == NULL ||
+        (state->store_type = core_make_store_type(module)) == NULL ||
+        (state->hold_type = core_make_hold_type(module)) == NULL ||
+        (state->part_type = core_make_part_type(module)) == NULL ||
+        (state->marker_type = core_make_marker_type(module)) == NULL ||
+        (state->writer_type = core_make_writer_type(module)) == NULL ||
+        (state->slot_type = core_make_slot_type(module)) == NULL)
+        return -1;
+    return add_constants(module);
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    core_state *state = PyModule_GetState(module);
+    Py_VISIT(state->store_type);
+    Py_VISIT(state->hold_type);
+    Py_VISIT(state->part_type);
+    Py_VISIT(state->marker_type);
+    Py_VISIT(state->writer_type);
+    Py_VISIT(state->slot_type);
+    Py_VISIT(state->errors);
+    return 0;
+}
+
+static int module_clear(PyObject *module)
+{
+    core_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->store_type);
+    Py_CLEAR(state->hold_type);
+    Py_CLEAR(state->part_type);
+    Py_CLEAR(state->marker_type);
+    Py_CLEAR(state->writer_type);
+    Py_CLEAR(state->slot_type);
+    Py_CLEAR(state->errors);
+    return 0;
+}
+
+static PyMethodDef functions[] = {
+    {"create_header", module_create, METH_VARARGS, create_doc},
+    {"footer", module_footer, METH_VARARGS, footer_doc},
+    {"forks", module_forks, METH_NOARGS, "forks() -> int\n\nHow many forks lie between this process and the one that imported the module."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "shmcow._core",
+    .m_doc = "The C helper of shmcow: one atomic load to read, one compare-and-swap to publish.",
+    .m_size = sizeof(core_state),
+    .m_methods = functions,
+    .m_slots = slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+};
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,399 @@
+/* shmcow._core.WriterCore: the writable side of an attached store, and the writer lock.
+ *
+ * The protocol runs in C; the segments themselves are made and unlinked by Python (shmcow/segments.py, posix_ipc),
+ * called back through an object with fill(part, segment) and unlink(segment). Both may raise; what they raise passes
+ * through, and the protocol leaves nothing behind.
+ */
+#include "core.h"
+
+typedef struct {
+    PyObject_HEAD
+    store_object *store;
+    shmcow_header *h;
+    shmcow_fd *lock;
+    shmcow_fd *test; /* markers are tested on a description of its own: GETLK never reports one's own locks */
+    uint32_t locked_forks;
+    bool locked;
+    PyObject *work; /* borrowed, during one call */
+} writer_object;
+
+/* ---- what the protocol needs of the world (shmcow_writer_ops) ---- */
+
+static int op_marked(void *ctx, uint64_t version)
+{
+    writer_object *self = ctx;
+    return shmcow_test_byte(atomic_load(&self->test->fd), SHMCOW_HELD_AT + version);
+}
+
+/* An OSError that says ENOSPC is an answer; anything else passes through. */
+static int take_no_space(void)
+{
+    PyObject *type, *value, *trace;
+    int error = ECANCELED;
+    if (!PyErr_ExceptionMatches(PyExc_OSError))
+        return -error;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    PyObject *number = PyObject_GetAttrString(value, "errno");
+    if (number != NULL && number != Py_None)
+        error = (int)PyLong_AsLong(number);
+    Py_XDECREF(number);
+    PyErr_Clear();
+    if (error != ENOSPC) {
+        PyErr_Restore(type, value, trace);
+        return -ECANCELED;
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+    return -ENOSPC;
+}
+
+static int op_fill(void *ctx, uint32_t part, uint64_t segment)
+{
+    writer_object *self = ctx;
+    PyObject *done = PyObject_CallMethod(self->work, "fill", "IK", part, (unsigned long long)segment);
+    if (done == NULL)
+        return take_no_space();
+    Py_DECREF(done);
+    return 0;
+}
+
+static int op_unlink(void *ctx, uint64_t segment)
+{
+    writer_object *self = ctx;
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace); /* cleaning up after an exception must not lose it */
+    PyObject *done = PyObject_CallMethod(self->work, "unlink", "K", (unsigned long long)segment);
+    long error = done != NULL ? PyLong_AsLong(done) : ECANCELED;
+    Py_XDECREF(done);
+    if (type != NULL)
+        PyErr_Restore(type, value, trace);
+    return PyErr_Occurred() && error == 0 ? -ECANCELED : -(int)error;
+}
+
+static void op_wake(void *ctx)
+{
+    shmcow_futex_wake(((writer_object *)ctx)->h);
+}
+
+static const shmcow_writer_ops writer_ops = {op_marked, op_fill, op_unlink, op_wake};
+
+/* ---- create and destroy the object ---- */
+
+static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    core_state *state = PyType_GetModuleState(type);
+    PyObject *store;
+    struct stat st;
+    void *at = NULL;
+    (void)kwargs;
+    if (!PyArg_ParseTuple(args, "O!", state->store_type, &store))
+        return NULL;
+    writer_object *self = (writer_object *)PyType_GenericAlloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->store = (store_object *)Py_NewRef(store);
+    self->lock = shmcow_fd_take();
+    self->test = shmcow_fd_take();
+    int r = self->lock != NULL && self->test != NULL ? 0 : -ENOMEM;
+    int fd = r < 0 ? r : shmcow_open_regular(self->store->path, O_RDWR, &st);
+    if (fd >= 0) {
+        r = st.st_dev != self->store->dev || st.st_ino != self->store->ino ? SHMCOW_ENDED
+            : st.st_size != (off_t)sizeof(shmcow_header)                   ? SHMCOW_CORRUPT
+                                                         : shmcow_map(fd, sizeof(shmcow_header), true, &at);
+        close(fd);
+    } else {
+        r = fd;
+    }
+    if (r < 0) {
+        core_fail(state, r == -ENOENT ? SHMCOW_ENDED : r, "opening for writing", self->store->path, 0);
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    self->h = at;
+    return (PyObject *)self;
+}
+
+static void writer_dealloc(writer_object *self)
+{
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    shmcow_fd_release(self->lock); /* the last close of the description drops the lock */
+    shmcow_fd_release(self->test);
+    if (self->h != NULL)
+        munmap(self->h, sizeof(shmcow_header));
+    Py_XDECREF((PyObject *)self->store);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF((PyObject *)type);
+}
+
+/* ---- the writer lock ---- */
+
+/* Have `node` open on the file that has the name now. */
+static int ready_fd(writer_object *self, shmcow_fd *node, const char *object, int flags)
+{
+    char *path = core_join(self->store->prefix, object);
+    if (path == NULL)
+        return -ENOMEM;
+    int r = shmcow_fd_valid(node) ? shmcow_same_file(path, node->dev, node->ino) : 0;
+    if (r == 0)
+        r = shmcow_fd_open(node, path, flags);
+    PyMem_Free(path);
+    return r < 0 ? r : 0;
+}
+
+PyDoc_STRVAR(try_lock_doc, "try_lock() -> bool\n\nTry to take the writer lock, once. FileNotFoundError if its file is gone.");
+static PyObject *writer_try_lock(writer_object *self, PyObject *ignored)
+{
+    (void)ignored;
+    int r;
+    for (;;) {
+        r = ready_fd(self, self->lock, "lock", O_RDWR);
+        if (r < 0)
+            break;
+        r = shmcow_lock_byte(atomic_load(&self->lock->fd), F_WRLCK, 0);
+        if (r == -EAGAIN || r == -EACCES)
+            Py_RETURN_FALSE;
+        if (r < 0)
+            break;
+        SHMCOW_STEP("lock.taken");
+        /* the name may have gone, or been made anew, between open and lock: then this lock excludes nobody */
+        uint64_t ino = self->lock->ino;
+        r = ready_fd(self, self->lock, "lock", O_RDWR);
+        if (r == 0 && self->lock->ino == ino) {
+            self->locked = true;
+            self->locked_forks = shmcow_forks();
+            atomic_store_explicit(&self->h->lock_pid, (uint64_t)getpid(), memory_order_relaxed);
+            Py_RETURN_TRUE;
+        }
+        if (r < 0) {
+            (void)shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0);
+            break;
+        }
+    }
+    return core_fail(core_state_of((PyObject *)self), r, "taking the writer lock", self->store->path, 0);
+}
+
+static bool holds_lock(const writer_object *self)
+{
+    return self->locked && self->locked_forks == shmcow_forks();
+}
+
+PyDoc_STRVAR(unlock_doc, "unlock() -> None\n\nRelease the writer lock; in a forked child, nothing: the lock is the parent's.");
+static PyObject *writer_unlock(writer_object *self, PyObject *ignored)
+{
+    (void)ignored;
+    if (holds_lock(self) && shmcow_fd_valid(self->lock))
+        (void)shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0);
+    self->locked = false;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(ready_doc, "ready_holds() -> bool\n\nOpen the holds file for tests. False if it is gone.");
+static PyObject *writer_ready_holds(writer_object *self, PyObject *ignored)
+{
+    (void)ignored;
+    int r = ready_fd(self, self->test, "holds", O_RDONLY);
+    if (r == -ENOENT)
+        Py_RETURN_FALSE;
+    if (r < 0)
+        return core_fail(core_state_of((PyObject *)self), r, "opening the holds file of", self->store->path, 0);
+    Py_RETURN_TRUE;
+}
+
+/* ---- the protocol's verbs ---- */
+
+static bool begin(writer_object *self, PyObject *work)
+{
+    if (!holds_lock(self)) {
+        PyErr_SetString(PyExc_RuntimeError, "the writer lock is not held by this process");
+        return false;
+    }
+    self->work = work;
+    return true;
+}
+
+static PyObject *finish(writer_object *self, int result, const char *doing, unsigned long long version)
+{
+    self->work = NULL;
+    if (result < 0 || PyErr_Occurred())
+        return core_fail(core_state_of((PyObject *)self), result, doing, self->store->path, version);
+    return PyLong_FromLong(result);
+}
+
+PyDoc_STRVAR(recover_doc, "recover(work) -> int\n\nFinish or undo what dead writers left. -> generations repaired");
+static PyObject *writer_recover(writer_object *self, PyObject *work)
+{
+    if (!begin(self, work))
+        return NULL;
+    return finish(self, shmcow_recover(self->h, &writer_ops, self), "recovering", 0);
+}
+
+PyDoc_STRVAR(reclaim_doc, "reclaim(work, keep) -> int\n\nReclaim unheld versions beyond the `keep` newest older ones. -> how many");
+static PyObject *writer_reclaim(writer_object *self, PyObject *args)
+{
+    PyObject *work;
+    unsigned long long keep;
+    if (!PyArg_ParseTuple(args, "OK", &work, &keep) || !begin(self, work))
+        return NULL;
+    return finish(self, shmcow_reclaim(self->h, &writer_ops, self, keep), "reclaiming versions of", 0);
+}
+
+PyDoc_STRVAR(discard_doc, "discard(work, version) -> bool\n\nReclaim one version now. False: somebody holds it.");
+static PyObject *writer_discard(writer_object *self, PyObject *args)
+{
+    PyObject *work;
+    unsigned long long version;
+    if (!PyArg_ParseTuple(args, "OK", &work, &version) || !begin(self, work))
+        return NULL;
+    return finish(self, shmcow_discard(self->h, &writer_ops, self, version), "reclaiming a version of", version);
+}
+
+PyDoc_STRVAR(end_doc, "end(work) -> int\n\nDestroy, first half: tell everybody, and unlink all data segments.");
+static PyObject *writer_end(writer_object *self, PyObject *work)
+{
+    if (!begin(self, work))
+        return NULL;
+    shmcow_end(self->h, &writer_ops, self);
+    return finish(self, shmcow_unlink_all(self->h, &writer_ops, self), "destroying", 0);
+}
+
+static bool take_text(char *to, size_t room, const char *from, Py_ssize_t length)
+{
+    if ((size_t)length > room) {
+        PyErr_SetString(PyExc_ValueError, "a text is longer than its place in the entry");
+        return false;
+    }
+    memcpy(to, from, (size_t)length);
+    return true;
+}
+
+/* parts: a sequence of (name: bytes, segment: 0 for a fresh one, length, crc, flags) */
+static bool take_parts(shmcow_entry *entry, PyObject *parts, uint32_t *fresh)
+{
+    Py_ssize_t n = PyTuple_Check(parts) ? PyTuple_Size(parts) : -1;
+    if (n < 1 || n > (Py_ssize_t)SHMCOW_MAX_SEGMENTS) {
+        PyErr_Format(PyExc_ValueError, "a version has 1 to %u parts", SHMCOW_MAX_SEGMENTS);
+        return false;
+    }
+    for (Py_ssize_t k = 0; k < n; k++) {
+        const char *name;
+        Py_ssize_t name_bytes;
+        unsigned long long id, length;
+        unsigned int crc, flags;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(parts, k), "y#KKII", &name, &name_bytes, &id, &length, &crc, &flags) ||
+            !take_text(entry->part_names[k], sizeof entry->part_names[k], name, name_bytes))
+            return false;
+        entry->segments[k] = (shmcow_segment){.id = id, .length = length, .crc = crc, .flags = flags};
+        if (id == 0)
+            *fresh |= 1u << k;
+    }
+    entry->segment_count = (uint32_t)n;
+    return true;
+}
+
+PyDoc_STRVAR(publish_doc,
+             "publish(work, expected, origin, published_ns, pid, uid, fingerprint, codec, author, type_name, source, "
+             "message, parts) -> int\n\nPublish a version: see shmcow_publish. -> the new version, or 0 on a conflict");
+static PyObject *writer_publish(writer_object *self, PyObject *args)
+{
+    PyObject *work, *parts;
+    unsigned long long expected, origin, published_ns;
+    const char *text[6];
+    Py_ssize_t length[6];
+    uint32_t fresh = 0;
+    shmcow_entry entry = {0};
+    if (!PyArg_ParseTuple(args, "OKKKIIy#y#y#y#y#y#O", &work, &expected, &origin, &published_ns, &entry.pid, &entry.uid,
+                          &text[0], &length[0], &text[1], &length[1], &text[2], &length[2], &text[3], &length[3],
+                          &text[4], &length[4], &text[5], &length[5], &parts))
+        return NULL;
+    entry.origin = origin;
+    entry.published_ns = published_ns;
+    if (!take_text((char *)entry.fingerprint, sizeof entry.fingerprint, text[0], length[0]) ||
+        !take_text(entry.codec, sizeof entry.codec, text[1], length[1]) ||
+        !take_text(entry.author, sizeof entry.author, text[2], length[2]) ||
+        !take_text(entry.type_name, sizeof entry.type_name, text[3], length[3]) ||
+        !take_text(entry.source, sizeof entry.source, text[4], length[4]) ||
+        !take_text(entry.message, sizeof entry.message, text[5], length[5]) || !take_parts(&entry, parts, &fresh) ||
+        !begin(self, work))
+        return NULL;
+    int r = shmcow_publish(self->h, &writer_ops, self, &core_crc, &entry, fresh, expected);
+    if (r == SHMCOW_CONFLICT) {
+        self->work = NULL;
+        return PyLong_FromLong(0);
+    }
+    PyObject *done = finish(self, r, "publishing in", entry.version);
+    if (done == NULL)
+        return NULL;
+    Py_DECREF(done);
+    return PyLong_FromUnsignedLongLong(entry.version);
+}
+
+PyDoc_STRVAR(configure_doc, "configure(retain, max_total_bytes) -> None\n\nChange the store's settings (writer lock held).");
+static PyObject *writer_configure(writer_object *self, PyObject *args)
+{
+    unsigned long long retain, max_total_bytes;
+    if (!PyArg_ParseTuple(args, "KK", &retain, &max_total_bytes) || !begin(self, NULL))
+        return NULL;
+    atomic_store_explicit(&self->h->retain, retain, memory_order_relaxed);
+    atomic_store_explicit(&self->h->max_total_bytes, max_total_bytes, memory_order_relaxed);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(count_doc, "count(counter, n) -> None\n\nAdd to one of the store's counters, by its place in the layout header.");
+static PyObject *writer_count(writer_object *self, PyObject *args)
+{
+    unsigned int which;
+    unsigned long long n;
+    if (!PyArg_ParseTuple(args, "IK", &which, &n))
+        return NULL;
+    if (which < SHMCOW_COUNTERS)
+        atomic_fetch_add_explicit(&self->h->counters[which], n, memory_order_relaxed);
+    Py_RETURN_NONE;
+}
+
+static PyObject *writer_get_locked(writer_object *self, void *ignored)
+{
+    (void)ignored;
+    return PyBool_FromLong(holds_lock(self));
+}
+
+static PyMethodDef writer_methods[] = {
+    {"try_lock", (PyCFunction)writer_try_lock, METH_NOARGS, try_lock_doc},
+    {"unlock", (PyCFunction)writer_unlock, METH_NOARGS, unlock_doc},
+    {"ready_holds", (PyCFunction)writer_ready_holds, METH_NOARGS, ready_doc},
+    {"recover", (PyCFunction)writer_recover, METH_O, recover_doc},
+    {"reclaim", (PyCFunction)writer_reclaim, METH_VARARGS, reclaim_doc},
+    {"discard", (PyCFunction)writer_discard, METH_VARARGS, discard_doc},
+    {"end", (PyCFunction)writer_end, METH_O, end_doc},
+    {"publish", (PyCFunction)writer_publish, METH_VARARGS, publish_doc},
+    {"configure", (PyCFunction)writer_configure, METH_VARARGS, configure_doc},
+    {"count", (PyCFunction)writer_count, METH_VARARGS, count_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef writer_getset[] = {
+    {"locked", (getter)writer_get_locked, NULL, "whether this very process holds the writer lock through this object", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot writer_slots[] = {
+    {Py_tp_doc, "The writable side of an attached store: WriterCore(store)."},
+    {Py_tp_new, writer_new},
+    {Py_tp_dealloc, writer_dealloc},
+    {Py_tp_methods, writer_methods},
+    {Py_tp_getset, writer_getset},
+    {0, NULL},
+};
+
+static PyType_Spec writer_spec = {
+    .name = "shmcow._core.WriterCore",
+    .basicsize = sizeof(writer_object),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = writer_slots,
+};
+
+PyTypeObject *core_make_writer_type(PyObject *module)
+{
+    return core_add_type(module, &writer_spec);
+}

@@ -1,0 +1,116 @@
+/* shmcow: descriptors that survive fork() and daemonizers. See shmcow_os.h.
+ *
+ * Purpose     A forked child inherits its parent's open file descriptions, and with them the parent's markers and
+ *             writer lock: they would outlive the parent. The child must close them, at once, and must never unlock
+ *             them, which would take them from its parent. Servers that fork in C do not run Python's hooks, so this
+ *             is done by pthread_atfork.
+ * Invariants  1. A node is complete before it is in the list, and stays there.
+ *             2. Whoever closes the number takes it out of the node first (exchange), so that it is closed once.
+ */
+#include "shmcow_os.h"
+
+#include <pthread.h>
+
+shmcow_process shmcow_this_process;
+
+static void before_fork(void)
+{
+    atomic_fetch_add_explicit(&shmcow_this_process.started, 1, memory_order_seq_cst);
+}
+
+static void in_parent(void)
+{
+    atomic_fetch_add_explicit(&shmcow_this_process.finished, 1, memory_order_seq_cst);
+}
+
+/* close() only if the number still means our file: a daemonizer may have closed it, and another file have got it. */
+static void close_own(shmcow_fd *node)
+{
+    struct stat st;
+    int fd = atomic_exchange_explicit(&node->fd, -1, memory_order_acq_rel);
+    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == node->dev && st.st_ino == node->ino)
+        close(fd);
+}
+
+static void in_child(void)
+{
+    shmcow_process *p = &shmcow_this_process;
+    int saved = errno;
+    /* SYNC fds: acquire; pairs with the release in shmcow_fd_take: a node in the list is whole */
+    for (shmcow_fd *node = atomic_load_explicit(&p->all, memory_order_acquire); node; node = node->next)
+        close_own(node);
+    atomic_store_explicit(&p->finished, atomic_load_explicit(&p->started, memory_order_relaxed), memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->forks, 1, memory_order_relaxed);
+    errno = saved;
+}
+
+int shmcow_watch_forks(void)
+{
+    static _Atomic int watching;
+    if (atomic_exchange(&watching, 1))
+        return 0;
+    int r = pthread_atfork(before_fork, in_parent, in_child);
+    if (r != 0)
+        atomic_store(&watching, 0);
+    return -r;
+}
+
+shmcow_fd *shmcow_fd_take(void)
+{
+    shmcow_process *p = &shmcow_this_process;
+    shmcow_fd *node;
+    for (node = atomic_load_explicit(&p->all, memory_order_acquire); node; node = node->next) {
+        int no = 0;
+        if (atomic_compare_exchange_strong(&node->taken, &no, 1))
+            return node;
+    }
+    node = calloc(1, sizeof *node);
+    if (node == NULL)
+        return NULL;
+    atomic_store(&node->taken, 1);
+    atomic_store(&node->fd, -1);
+    node->next = atomic_load_explicit(&p->all, memory_order_relaxed);
+    /* SYNC fds: release; pairs with the acquire in in_child */
+    while (!atomic_compare_exchange_weak_explicit(&p->all, &node->next, node, memory_order_release,
+                                                  memory_order_relaxed))
+        ;
+    return node;
+}
+
+void shmcow_fd_release(shmcow_fd *node)
+{
+    if (node == NULL)
+        return;
+    close_own(node);
+    atomic_store(&node->taken, 0);
+}
+
+bool shmcow_fd_valid(const shmcow_fd *node)
+{
+    struct stat st;
+    int fd = atomic_load(&node->fd);
+    return fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == node->dev && st.st_ino == node->ino;
+}
+
+/* Open anew, and make sure that no fork in another thread got a copy of the description before the list knew of it:
+   `started` and `finished` are read before and after, as in a seqlock. */
+int shmcow_fd_open(shmcow_fd *node, const char *path, int flags)
+{
+    shmcow_process *p = &shmcow_this_process;
+    close_own(node);
+    for (;;) {
+        struct stat st;
+        uint32_t finished = atomic_load_explicit(&p->finished, memory_order_seq_cst);
+        uint32_t started = atomic_load_explicit(&p->started, memory_order_seq_cst);
+        int fd = shmcow_open_regular(path, flags, &st);
+        if (fd < 0)
+            return fd;
+        node->dev = st.st_dev;
+        node->ino = st.st_ino;
+        atomic_store_explicit(&node->fd, fd, memory_order_seq_cst);
+        if (started == finished && atomic_load_explicit(&p->started, memory_order_seq_cst) == started)
+            return 0;
+        close_own(node); /* a child may have inherited this description: never mark anything through it */
+        sched_yield();
+    }
+}

@@ -1,0 +1,401 @@
+"""The reading side: ``Reader``."""
+
+from __future__ import annotations
+
+import logging
+import pwd
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, overload
+
+from typing_extensions import TypeForm, TypeVar
+
+from shmcow import _core
+from shmcow import store as stores
+from shmcow.codecs import Codec
+from shmcow.errors import (
+    ClosedError,
+    DecodeError,
+    NotOwnerError,
+    NotPublishedError,
+    ShmcowError,
+    StoreDestroyedError,
+    StoreNotFoundError,
+)
+from shmcow.frozen import check_frozen
+from shmcow.segments import check_name
+from shmcow.snapshot import Decoding, Snapshot, load
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+T = TypeVar("T", default=Any)
+R = TypeVar("R")
+
+_log = logging.getLogger("shmcow")
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+_MISSING: Final = _Missing()
+
+
+class Reader(_core.Slot, Generic[T]):
+    """Read the current version of a store, at the cost of one atomic load while it does not change.
+
+    Attaches lazily: making a Reader touches nothing, and it may be made before the store exists.
+
+    Args:
+        name: of the store: 1 to 64 of ``A-Z a-z 0-9 _ -``.
+        type: decode to this type, and check it. Without ``type`` and ``codec``: plain values.
+        codec: the codec that the store was published with, where it is not a built-in one; excludes ``type``.
+        default: returned by ``get()`` while there is no value yet.
+        transform: called once for each version and process with the decoded value; ``get()`` returns its result.
+        on_bad: "keep": ``get()`` goes on with the last good value when the newest version cannot be decoded or the
+            store was destroyed, and ``problem`` says so; "raise": it raises.
+        freeze: whether values are deeply frozen (FrozenDict, FrozenList; a mutable Struct type is refused).
+        owner: accept only a store of this user (a uid or a name): /dev/shm is writable for everybody.
+        verify: check the CRC of payloads above 1 MiB too, where the writer wrote one.
+
+    Raises:
+        ValueError: a bad name, or both ``type`` and ``codec``.
+        ValidationError: the type is not supported, or not frozen (with the path of the field).
+
+    Concurrency: any number of threads may share one Reader; they get the same object. A forked child goes on with
+    it, and counts as a reader of its own from its next ``get()``. Picklable, by name.
+
+    Example:
+        >>> from shmcow import Reader, Writer
+        >>> with Writer("doc-reader", initial={"timeout": 1.5}) as w:
+        ...     r = Reader("doc-reader")
+        ...     print(r.get()["timeout"], r.snapshot().version)
+        ...     w.destroy()
+        1.5 1
+    """
+
+    @overload
+    def __init__(
+        self: Reader[T],
+        name: str,
+        *,
+        type: TypeForm[T],  # noqa: A002
+        default: T = ...,
+        on_bad: Literal["keep", "raise"] = ...,
+        freeze: bool = ...,
+        owner: int | str | None = ...,
+        verify: bool = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Reader[T],
+        name: str,
+        *,
+        codec: Codec[T],
+        default: T = ...,
+        on_bad: Literal["keep", "raise"] = ...,
+        freeze: bool = ...,
+        owner: int | str | None = ...,
+        verify: bool = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Reader[T],
+        name: str,
+        *,
+        transform: Callable[[Any], T],
+        type: Any = ...,  # noqa: A002
+        codec: Codec[Any] | None = ...,
+        default: T = ...,
+        on_bad: Literal["keep", "raise"] = ...,
+        freeze: bool = ...,
+        owner: int | str | None = ...,
+        verify: bool = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Reader[Any],
+        name: str,
+        *,
+        default: Any = ...,
+        on_bad: Literal["keep", "raise"] = ...,
+        freeze: bool = ...,
+        owner: int | str | None = ...,
+        verify: bool = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        *,
+        type: Any = None,  # noqa: A002
+        codec: Codec[Any] | None = None,
+        default: Any = _MISSING,
+        transform: Callable[[Any], Any] | None = None,
+        on_bad: Literal["keep", "raise"] = "keep",
+        freeze: bool = True,
+        owner: int | str | None = None,
+        verify: bool = False,
+    ) -> None:
+        if type is not None and codec is not None:
+            raise ValueError("give type= or codec=, not both: a codec has its type")
+        if on_bad not in ("keep", "raise"):
+            raise ValueError(f"on_bad is 'keep' or 'raise', found {on_bad!r}")
+        if codec is not None and not isinstance(codec, Codec):
+            raise TypeError(f"codec= is a codec object such as MsgPack(Config), found {codec!r}")
+        if transform is not None and not callable(transform):
+            raise TypeError(f"transform= is a callable, found {transform!r}")
+        if freeze and codec is not None:
+            codec.check_frozen()
+        elif freeze and type is not None:
+            check_frozen(type)
+        self._name = check_name(name)
+        self._how = Decoding(codec, Any if type is None else type, freeze, transform, verify)
+        self._default = default
+        self._raises = on_bad == "raise"
+        self._owner = pwd.getpwnam(owner).pw_uid if isinstance(owner, str) else owner
+        self._store: _core.Store | None = None
+        self._problem: Exception | None = None
+        self._failures = 0
+        self._bad: tuple[int, int, Exception] | None = None
+        self._decoding: set[tuple[int, int]] = set()
+        self._loaded: weakref.WeakValueDictionary[tuple[int, int], Snapshot[T]] = weakref.WeakValueDictionary()
+        self._closed = False
+
+    if TYPE_CHECKING:  # both are C methods of Slot; the paths below are theirs for everything but "nothing changed"
+
+        def get(self) -> T:
+            """Return the current value, or ``default``."""
+
+        def snapshot(self) -> Snapshot[T]:
+            """Return the current Snapshot: the same object until the version changes."""
+
+    @property
+    def name(self) -> str:
+        """The store's name."""
+        return self._name
+
+    @property
+    def version(self) -> int:
+        """The version of the value that ``get()`` returns now; 0 while there is none."""
+        self._catch_up()
+        cached = self._cached()
+        return cached[1] if cached else 0
+
+    @property
+    def problem(self) -> Exception | None:
+        """Why ``get()`` does not return the newest version, or None: an unusable version, a destroyed store."""
+        return self._problem
+
+    @property
+    def failures(self) -> int:
+        """How many versions of this store this Reader could not use."""
+        return self._failures
+
+    def refresh(self) -> bool:
+        """Look now: has the store been replaced or removed, is there a newer version?
+
+        ``get()`` sees a newer version by itself, at once; a store that was removed from outside it finds at latest
+        after some thousand calls.
+
+        Returns:
+            True if ``get()`` returns another version than before.
+
+        Raises:
+            ClosedError: the reader was closed.
+        """
+        before = self._cached()
+        self._catch_up()
+        after = self._cached()
+        return (before and before[:2]) != (after and after[:2])
+
+    def at(self, version: int) -> Snapshot[T]:
+        """Return an older version, if it can still be opened.
+
+        Args:
+            version: its number.
+
+        Returns:
+            Its snapshot; hold it to keep it openable.
+
+        Raises:
+            VersionGoneError: it was reclaimed, or never published.
+            DecodeError, CodecMismatchError, CorruptSegmentError: it cannot be used.
+            StoreNotFoundError, StoreDestroyedError: there is no store.
+        """
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise TypeError(f"a version is an int, found {version!r}")
+        if not 1 <= version <= _core.VERSION_MAX:
+            raise ValueError(f"versions start at 1, found {version}")
+        self._check_open()
+        store = self._attach()
+        return self._load(store, store.hold(version))
+
+    def close(self) -> None:
+        """Let go of the store, its mapping and its markers; views and held snapshots stay usable."""
+        self._closed = True
+        self._store = None
+        self._forget()
+
+    def __enter__(self) -> Reader[T]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        cached = self._cached()
+        state = "closed" if self._closed else f"at version {cached[1]}" if cached else "nothing read yet"
+        return f"<Reader {self._name}, {state}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        how = self._how
+        given = {
+            "type": None if how.codec is not None or how.type is Any else how.type,
+            "codec": how.codec,
+            "transform": how.transform,
+            "on_bad": "raise" if self._raises else "keep",
+            "freeze": how.freeze,
+            "owner": self._owner,
+            "verify": how.verify,
+        }
+        if self._default is not _MISSING:
+            given["default"] = self._default
+        return _remake, (self._name, given)
+
+    # ---- the slow paths, called by the C slot ----
+
+    def _slow_get(self) -> Any:
+        error = self._catch_up()
+        cached = self._cached()
+        if cached is not None and not (self._raises and error is not None):
+            return cached[2]
+        if self._default is not _MISSING and cached is None:
+            return self._default
+        raise self._reason(error)
+
+    def _slow_snapshot(self) -> Any:
+        error = self._catch_up()
+        cached = self._cached()
+        if cached is not None and not (self._raises and error is not None):
+            return cached[3]
+        raise self._reason(error)
+
+    def _reason(self, error: Exception | None) -> Exception:
+        if error is None:
+            return NotPublishedError(
+                f"get() of store {self._name} was called while this very thread decodes its first version: "
+                "a decoder hook or transform cannot use the value that it is making"
+            )
+        return error.with_traceback(None)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the reader of store {self._name} was closed: make a new one")
+
+    def _catch_up(self) -> Exception | None:
+        """Bring the cache up to date; return why it is not."""
+        self._check_open()
+        me = (_core.forks(), threading.get_ident())
+        if me in self._decoding:
+            # A decoder hook, finalizer or signal handler of this thread called get() in mid-decode: the last good
+            # value is the answer, and decoding again in here would never end.
+            return self._problem
+        self._decoding.add(me)
+        try:
+            self._advance()
+        except Exception as exc:
+            if isinstance(exc, ShmcowError | OSError):
+                self._note(exc)
+                return exc
+            raise
+        finally:
+            self._decoding.discard(me)
+        return None
+
+    def _attach(self) -> _core.Store:
+        store = stores.attach(self._name)
+        if self._owner is not None and store.uid != self._owner:
+            raise NotOwnerError(
+                f"store {self._name} belongs to user {store.uid}, expected user {self._owner} (owner=): another user "
+                "may have made a store of that name"
+            )
+        self._store = store
+        return store
+
+    def _advance(self) -> None:
+        try:
+            store = self._attach()
+        except ShmcowError as exc:
+            if self._store is None:
+                raise
+            # What we knew is not what has the name now: look again when the slot's countdown says so.
+            self._settle(self._store, self._store.word)
+            if isinstance(exc, StoreNotFoundError):
+                raise StoreDestroyedError(
+                    f"store {self._name} was destroyed, or removed from outside: start its writer again"
+                ) from None
+            raise
+        store.refresh_claims()
+        word = store.word
+        seen = (store.serial, word & _core.VERSION_MAX)
+        cached = self._cached()
+        if cached is not None and cached[:2] == seen:
+            self._accept(store, word)
+            self._problem = None
+            return
+        if self._bad is not None and self._bad[:2] == seen:
+            self._settle(store, word)
+            raise self._bad[2]
+        try:
+            hold = store.hold()
+        except OSError:
+            raise  # out of descriptors or memory: a passing trouble, tried again at the next call
+        except ShmcowError:
+            self._settle(store, word)
+            raise
+        if hold.version != word & _core.VERSION_MAX:
+            word = store.word  # published meanwhile
+        if hold.version != word & _core.VERSION_MAX:
+            word = 0  # and again: 0 is no published word, so the next call looks again
+        try:
+            snapshot = self._load(store, hold)
+        except ShmcowError as exc:
+            self._remember_bad(store, hold.version, exc)
+            self._settle(store, word)
+            raise
+        if self._install(store, word, hold.version, snapshot.value, snapshot, store.seen(hold.version)):
+            self._problem = None
+
+    def _settle(self, store: _core.Store, word: int) -> None:
+        """Let get() return the last good value without a second look, until `current` is no longer this word."""
+        if not self._raises:
+            self._accept(store, word)
+
+    def _remember_bad(self, store: _core.Store, version: int, exc: Exception) -> None:
+        if self._bad is None or self._bad[:2] != (store.serial, version):
+            self._bad = (store.serial, version, exc)
+            self._failures += 1
+            _log.error("store %s: version %d cannot be used: %s", self._name, version, exc)
+
+    def _load(self, store: _core.Store, hold: _core.Hold) -> Snapshot[T]:
+        """Decode a version, or find what another thread decoded: one object for each version."""
+        key = (store.serial, hold.version)
+        snapshot = self._loaded.get(key)
+        if snapshot is None:
+            snapshot = self._loaded.setdefault(key, load(hold, self._how))
+        return snapshot
+
+    def _note(self, exc: Exception) -> None:
+        known = self._problem
+        if known is None or type(known) is not type(exc) or str(known) != str(exc):
+            self._problem = exc
+            if not isinstance(exc, DecodeError) and self._cached() is not None:
+                _log.warning("store %s: %s; going on with the last good value", self._name, exc)
+
+
+def _remake(name: str, given: dict[str, Any]) -> Reader[Any]:
+    return Reader(name, **given)
+

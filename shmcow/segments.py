@@ -1,0 +1,244 @@
+"""The objects in shared memory: their names, how they are made, filled and unlinked.
+
+The only user of posix_ipc. What is made here has its final owner and permissions before anybody can find it through
+the header, and a data segment is filled with ``write()``: a full /dev/shm is then an error (ENOSPC), where storing
+through a map would kill the process with SIGBUS.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import posix_ipc
+
+from shmcow import _core
+from shmcow.errors import NotOwnerError, OutOfSharedMemoryError, ShmcowError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+DIRECTORY = "/dev/shm"
+PREFIX = "shmcow."
+MAX_IOVECS = 512  # below every kernel's IOV_MAX (1024)
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_OBJECT = re.compile(r"shmcow\.([A-Za-z0-9_-]{1,64})(?:\.([0-9a-f]{32})\.(lock|holds|[1-9][0-9]*))?")
+_log = logging.getLogger("shmcow")
+
+
+class Found(NamedTuple):
+    """One name in /dev/shm that has the form of one of ours."""
+
+    store: str
+    epoch: str  # 32 hexadecimal digits, or "" for a header
+    what: str  # "header", "lock", "holds" or a segment id
+    filename: str
+
+
+def check_name(name: object) -> str:
+    """Return a store's name if it is one.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it has other characters than ``A-Z a-z 0-9 _ -``, or not 1 to 64 of them.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a store's name is a str, found {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        shown = name if len(name) <= 80 else name[:80] + "…"
+        raise ValueError(
+            f"bad store name {shown!r}: expected 1 to 64 of the characters A-Z a-z 0-9 _ - (found {len(name)} in all)"
+        )
+    return name
+
+
+def header_path(name: str) -> str:
+    """Return the path of a store's header."""
+    return f"{DIRECTORY}/{PREFIX}{name}"
+
+
+def object_name(store: str, epoch: bytes, what: object) -> str:
+    """Return the name of a store's object as shm_open() wants it, with the leading slash."""
+    return f"/{PREFIX}{store}.{epoch.hex()}.{what}"
+
+
+def create(name: str) -> int:
+    """Make an empty object that only this user can read, and return its descriptor, open for writing.
+
+    Raises:
+        FileExistsError: the name exists.
+        OSError: what shm_open() said.
+    """
+    try:
+        fd: int = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0).fd
+    except posix_ipc.ExistentialError as exc:
+        raise FileExistsError(errno.EEXIST, f"shm_open: {exc}", name) from None
+    except posix_ipc.PermissionsError as exc:
+        raise PermissionError(errno.EACCES, f"shm_open: {exc}", name) from None
+    return fd
+
+
+def unlink(name: str) -> bool:
+    """Unlink an object by its shm_open() name. False: there was none."""
+    try:
+        posix_ipc.unlink_shared_memory(name)
+    except posix_ipc.ExistentialError:
+        return False
+    except posix_ipc.PermissionsError as exc:
+        raise NotOwnerError(f"unlinking {name}: {exc}: it belongs to another user") from None
+    return True
+
+
+def create_empty(store: str, epoch: bytes, what: str, mode: int, uid: int, gid: int) -> bool:
+    """Make the lock or the holds file of a store. False: it exists already.
+
+    Args:
+        mode: its permission bits, whatever the umask.
+        uid, gid: its owner and group; -1 leaves them alone.
+    """
+    name = object_name(store, epoch, what)
+    try:
+        fd = create(name)
+    except FileExistsError:
+        return False
+    except OSError as exc:
+        raise _as_ours(exc, f"creating {name}") from exc
+    try:
+        _own(fd, mode, uid, gid)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _own(fd: int, mode: int, uid: int, gid: int) -> None:
+    if uid != -1 or gid != -1:
+        os.fchown(fd, uid, gid)
+    os.fchmod(fd, mode)
+
+
+def _as_ours(exc: OSError, doing: str) -> ShmcowError | OSError:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfSharedMemoryError(f"{doing}: no room in {DIRECTORY}: free some, or enlarge it")
+    if exc.errno in (errno.EACCES, errno.EPERM):
+        return NotOwnerError(f"{doing}: {exc.strerror}: only the owner of a store may write it")
+    return exc
+
+
+def found(store: str | None = None) -> Iterator[Found]:
+    """Yield every name in /dev/shm that has the form of a shmcow object, of one store or of all."""
+    for filename in sorted(os.listdir(DIRECTORY)):
+        match = _OBJECT.fullmatch(filename)
+        if match and (store is None or match[1] == store):
+            yield Found(match[1], match[2] or "", match[3] or "header", filename)
+
+
+def sweep(store: str, epoch: bytes, listed: frozenset[int], uid: int) -> list[str]:
+    """Unlink what belongs to nothing: objects of other epochs, and segments of this one that no generation lists.
+
+    Concurrency: call with the writer lock of this epoch held, after recovering. A creator that has not linked its
+    header yet may lose its lock and holds files to this: it finds our header in its place, and attaches.
+
+    Args:
+        listed: ids of the segments that this epoch's generations list.
+        uid: only what belongs to this user is touched.
+
+    Returns:
+        The names that were unlinked.
+    """
+    swept = []
+    for item in found(store):
+        if item.what == "header":
+            continue
+        if item.epoch == epoch.hex() and (not item.what.isdigit() or int(item.what) in listed):
+            continue
+        try:
+            if os.lstat(f"{DIRECTORY}/{item.filename}").st_uid == uid and unlink("/" + item.filename):
+                swept.append(item.filename)
+        except FileNotFoundError:
+            pass
+    if swept:
+        _log.info("swept %d objects of store %s that belonged to nothing: %s", len(swept), store, ", ".join(swept))
+    return swept
+
+
+class _Job:
+    __slots__ = ("buffers", "codec", "crc", "fd", "flags", "left", "length")
+
+    def __init__(self, buffers: list[Buffer], length: int, crc: int, flags: int, codec: str) -> None:
+        self.buffers = buffers
+        self.length = length
+        self.crc = crc
+        self.flags = flags
+        self.codec = codec
+        self.fd = -1
+        self.left: list[memoryview] = []
+
+
+class Work:
+    """What one turn under the writer lock does to segments: the C protocol calls ``fill`` and ``unlink``.
+
+    Concurrency: for one thread, during one turn. ``fill`` may be called again for a part after ENOSPC, and goes on
+    where the room ended.
+    """
+
+    def __init__(self, store: _core.Store) -> None:
+        euid = os.geteuid()
+        self._store = store.name
+        self._epoch = store.epoch
+        self._base = f"/{PREFIX}{store.name}.{store.epoch.hex()}."
+        self._mode = store.mode & 0o444
+        self._uid = -1 if euid == store.uid else store.uid
+        self._gid = -1 if os.getegid() == store.gid else store.gid
+        self._jobs: list[_Job] = []
+
+    def add(self, buffers: list[Buffer], length: int, crc: int, flags: int, codec: str) -> None:
+        """Say what the next part consists of; its segment gets written when the protocol asks for it."""
+        self._jobs.append(_Job(buffers, length, crc, flags, codec))
+
+    def fill(self, part: int, segment: int) -> None:
+        """Make a part's segment, write payload and footer, and seal it against writing."""
+        job = self._jobs[part]
+        if job.fd < 0:
+            job.fd = create(f"{self._base}{segment}")
+            footer = _core.footer(self._epoch, segment, job.length, job.crc, job.flags, job.codec)
+            job.left = [memoryview(b).cast("B") for b in job.buffers]
+            job.left.append(memoryview(footer))
+        self._write(job)
+        _own(job.fd, self._mode, self._uid, self._gid)
+        os.close(job.fd)
+        job.fd = -1
+
+    @staticmethod
+    def _write(job: _Job) -> None:
+        left = job.left
+        while left:
+            written = os.writev(job.fd, left[:MAX_IOVECS])  # stops at 0x7ffff000 bytes by itself
+            done = 0
+            while done < len(left) and written >= left[done].nbytes:
+                written -= left[done].nbytes
+                done += 1
+            del left[:done]
+            if left:
+                left[0] = left[0][written:]
+
+    def unlink(self, segment: int) -> int:
+        """Unlink a segment; 0, or the errno of what went wrong (it is tried again by the next writer)."""
+        try:
+            unlink(f"{self._base}{segment}")
+        except (NotOwnerError, OSError) as exc:
+            _log.warning("could not unlink segment %d of store %s: %s", segment, self._store, exc)
+            return exc.errno if isinstance(exc, OSError) and exc.errno else errno.EPERM
+        return 0
+
+    def close(self) -> None:
+        """Close what a failed turn left open."""
+        for job in self._jobs:
+            if job.fd >= 0:
+                os.close(job.fd)
+                job.fd = -1
+        self._jobs.clear()

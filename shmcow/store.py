@@ -1,0 +1,394 @@
+"""A store in this process: attach to it, create it, take its writer lock, end it.
+
+The order of things, which is what makes a crash between any two of them harmless:
+
+- *create*: lock file, holds file, then the header, which appears whole. Before the header there is no store, and what
+  lies about is swept by the next writer of that name.
+- *destroy*: ``current`` says DESTROYED, data, holds, header, lock file. As long as the header has a name, a writer that
+  finds it finishes the job. The lock file goes last, because it is what keeps two finishers from unlinking by name
+  what one of their successors has just created.
+- A *lost lock file* (removed from outside) cannot be made anew: the old one may still be locked by somebody who does
+  not know. Such a store is ended, and created again with a new epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from typing import NamedTuple
+
+from shmcow import _core, segments
+from shmcow.errors import NotOwnerError, StoreDestroyedError, StoreNotFoundError, WriterBusyError
+from shmcow.segments import Work
+
+_log = logging.getLogger("shmcow")
+
+# Counters of the header, by their place in csrc/shmcow_layout.h.
+COUNTERS = (
+    "published",
+    "rolled_back",
+    "conflicts",
+    "refused",
+    "reclaimed",
+    "given_up",
+    "forced",
+    "recovered",
+    "swept",
+)
+STATES = ("free", "building", "ready", "held", "condemned", "doomed")
+DEFAULT_RETAIN = 4
+
+
+class Settings(NamedTuple):
+    """What a writer wants of a store; None: whatever it has (or the default, when it is created)."""
+
+    mode: int = 0o600
+    gid: int = -1
+    retain: int | None = None
+    max_total_bytes: int | None = None
+
+
+_attached: weakref.WeakValueDictionary[str, _core.Store] = weakref.WeakValueDictionary()
+
+
+def attach(name: str) -> _core.Store:
+    """Attach to a store, once for each process.
+
+    Raises:
+        StoreNotFoundError: there is none of that name.
+        IncompatibleStoreError: what has its name is of another ABI or byte order, or is no store.
+        CorruptSegmentError: its header is damaged.
+        NotOwnerError: its permissions do not let this process read it.
+
+    Concurrency: any thread; two threads that come first get the same object. A forked child shares the mapping and
+    becomes a reader of its own at its next hold.
+    """
+    store = _attached.get(name)
+    if store is not None and store.named():
+        return store
+    fresh = _core.Store(segments.header_path(name))
+    known = _attached.setdefault(name, fresh)
+    if known is not fresh and known.epoch != fresh.epoch:
+        _attached[name] = known = fresh
+    return known
+
+
+def _create(name: str, settings: Settings) -> bool:
+    """Make a store unless there is one. False: somebody else was first (or destroyed it at once): look again."""
+    epoch = os.urandom(16)
+    readable = settings.mode & 0o444
+    made = []
+    try:
+        for what, mode in (("lock", 0o600), ("holds", readable)):
+            segments.create_empty(name, epoch, what, mode, -1, settings.gid)
+            made.append(what)
+        retain = DEFAULT_RETAIN if settings.retain is None else settings.retain
+        if _core.create_header(
+            segments.header_path(name),
+            segments.DIRECTORY,
+            epoch,
+            name,
+            time.time_ns(),
+            settings.mode,
+            -1,
+            settings.gid,
+            retain,
+            settings.max_total_bytes or 0,
+        ):
+            made.clear()
+    finally:
+        for what in made:
+            segments.unlink(segments.object_name(name, epoch, what))
+    return not made
+
+
+class Keeper:
+    """The writable side of one store name: creates and attaches, and holds the writer lock for one turn at a time.
+
+    Concurrency: one turn at a time in the process (a mutex) and in the system (the writer lock). A turn inside a turn
+    of the same thread is refused. A forked child has a mutex of its own and never releases its parent's lock.
+    """
+
+    def __init__(self, name: str, settings: Settings, lock_timeout: float) -> None:
+        self.name = name
+        self.lock_timeout = lock_timeout
+        self.created = False
+        self._settings = settings
+        self._store: _core.Store | None = None
+        self._core: _core.WriterCore | None = None
+        self._mutexes: dict[int, threading.Lock] = {}
+        self._turn: Turn | None = None
+
+    def attach(self, *, create: bool) -> _core.Store:
+        """Attach for writing: create the store if there is none (and ``create``), finish a half-destroyed one.
+
+        Raises:
+            NotOwnerError: it belongs to another user.
+            StoreNotFoundError: there is none, and ``create`` is False.
+        """
+        while True:
+            if self._store is None or not self._store.named():
+                self._forget()
+                try:
+                    store = attach(self.name)
+                except StoreNotFoundError:
+                    if not create:
+                        raise
+                    self.created = _create(self.name, self._settings) or self.created
+                    continue
+                self._check_owner(store)
+                self._store, self._core = store, None
+            if self._core is None:
+                try:
+                    self._core = _core.WriterCore(self._store)
+                except StoreDestroyedError:  # removed or replaced since we attached
+                    continue
+            if self._store.word == _core.DESTROYED or not os.path.lexists(self._store.prefix + "lock"):
+                finish(self._store, self._core, self.lock_timeout)
+                self._forget()
+                continue
+            return self._store
+
+    def _check_owner(self, store: _core.Store) -> None:
+        euid = os.geteuid()
+        if euid not in (0, store.uid):
+            raise NotOwnerError(
+                f"store {self.name} belongs to user {store.uid}, this process runs as user {euid}: "
+                "only its owner (or root) may write it"
+            )
+
+    def _forget(self) -> None:
+        self._store = self._core = None
+
+    def turn(self, *, recreate: bool) -> Turn:
+        """Return a turn under the writer lock, to be entered with ``with``.
+
+        Args:
+            recreate: whether a store that was destroyed or removed meanwhile is created again.
+        """
+        return Turn(self, recreate)
+
+    def mutex(self) -> threading.Lock:
+        """Return the mutex of this very process: a child's is new, its parent's may be held by a thread it lacks."""
+        forks = _core.forks()
+        mutex = self._mutexes.get(forks)
+        return mutex if mutex is not None else self._mutexes.setdefault(forks, threading.Lock())
+
+    def close(self) -> None:
+        """Let go of everything; the store stays."""
+        self._forget()
+
+
+class Turn:
+    """One turn under the writer lock: recovered, and alone. Entered, it has ``store``, ``core`` and ``work``."""
+
+    store: _core.Store
+    core: _core.WriterCore
+    work: Work
+
+    def __init__(self, keeper: Keeper, recreate: bool) -> None:
+        self._keeper = keeper
+        self._recreate = recreate
+        self._mutex = keeper.mutex()
+        self._thread = 0
+
+    def __enter__(self) -> Turn:
+        keeper = self._keeper
+        deadline = time.monotonic() + keeper.lock_timeout
+        outer = keeper._turn
+        if outer is not None and outer._thread == threading.get_ident() and outer._mutex is self._mutex:
+            raise WriterBusyError(
+                f"this thread is already inside a turn of the writer of {keeper.name} (update, edit, or a signal "
+                "handler during publish): return the new value instead of publishing it"
+            )
+        if not self._mutex.acquire(timeout=keeper.lock_timeout):
+            raise WriterBusyError(
+                f"another thread of this process is publishing in {keeper.name} and did not finish within "
+                f"{keeper.lock_timeout} s"
+            )
+        try:
+            self._thread = threading.get_ident()
+            keeper._turn = self
+            self._take(deadline)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def _take(self, deadline: float) -> None:
+        keeper = self._keeper
+        while True:
+            store = self._attach()
+            core = keeper._core
+            assert core is not None
+            try:
+                taken = core.try_lock() or retry_lock(core, store, deadline, keeper.lock_timeout)
+            except FileNotFoundError:
+                taken = False  # the lock file has gone: attach() ends such a store
+            if not taken:
+                continue
+            self.store, self.core = store, core
+            # From here on the lock is ours, and __exit__ or _leave() gives it back.
+            if store.word != _core.DESTROYED and store.named():
+                break
+            core.unlock()
+        if not core.ready_holds():
+            segments.create_empty(store.name, store.epoch, "holds", store.mode & 0o444, *owner_of(store))
+            core.ready_holds()
+        self.work = Work(store)
+        repaired = core.recover(self.work)
+        if repaired:
+            _log.warning("recovered %d generations of store %s that a dead writer left half-done", repaired, store.name)
+
+    def _attach(self) -> _core.Store:
+        keeper = self._keeper
+        known = keeper._store
+        if known is None or self._recreate:
+            return keeper.attach(create=self._recreate)
+        if not known.named():
+            raise StoreDestroyedError(
+                f"store {keeper.name} was removed or replaced from outside: publish() creates it again; "
+                "update, rollback and expected= refuse to"
+            )
+        if known.word == _core.DESTROYED:
+            raise StoreDestroyedError(f"store {keeper.name} was destroyed: publish() creates it again")
+        if not os.path.lexists(known.prefix + "lock"):
+            raise StoreDestroyedError(
+                f"the writer lock of store {keeper.name} was removed from outside: publish() creates the store again"
+            )
+        return keeper.attach(create=False)
+
+    def check_still_ours(self) -> None:
+        """Refuse to go on in a child that was forked during the turn.
+
+        Raises:
+            WriterBusyError: the lock is the parent's.
+        """
+        if not self.core.locked:
+            raise WriterBusyError(
+                f"this process was forked inside a turn of the writer of {self._keeper.name}: the writer lock is the "
+                "parent's, and only the parent publishes"
+            )
+
+    def listed(self) -> frozenset[int]:
+        """Return the ids of all segments that some generation lists.
+
+        Raises:
+            ValueError: an entry cannot be read, so nobody knows.
+        """
+        ids = set()
+        for version, _, entry in self.store.generations():
+            if entry is None:
+                raise ValueError(f"the entry of version {version} of store {self.store.name} is damaged")
+            ids.update(part["segment"] for part in entry["parts"])
+        return frozenset(ids)
+
+    def sweep(self) -> int:
+        """Unlink what belongs to nothing; returns how many names went."""
+        try:
+            listed = self.listed()
+        except ValueError as exc:
+            _log.warning("not sweeping: %s", exc)
+            return 0
+        swept = segments.sweep(self.store.name, self.store.epoch, listed, self.store.uid)
+        self.core.count(COUNTERS.index("swept"), len(swept))
+        return len(swept)
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        keeper = self._keeper
+        if hasattr(self, "work"):
+            self.work.close()
+        if hasattr(self, "core"):
+            self.core.unlock()
+        self._thread = 0
+        if keeper._turn is self:
+            keeper._turn = None
+        self._mutex.release()
+
+
+def owner_of(store: _core.Store) -> tuple[int, int]:
+    """Return (uid, gid) that a new object of the store must be given, -1 where it has it anyway."""
+    return (
+        -1 if os.geteuid() == store.uid else store.uid,
+        -1 if os.getegid() == store.gid else store.gid,
+    )
+
+
+def retry_lock(core: _core.WriterCore, store: _core.Store, deadline: float, timeout: float) -> bool:
+    """Try to take the writer lock until the deadline, with jittered back-off.
+
+    It is never stolen: a holder that is stopped may go on at any moment.
+
+    Raises:
+        WriterBusyError: naming the likely holder.
+        FileNotFoundError: the lock file has gone.
+    """
+    pause = 0.0001
+    while not core.try_lock():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise WriterBusyError(
+                f"the writer lock of store {store.name} was not free within {timeout} s: {_likely_holder(store)}; "
+                "raise lock_timeout, or end that process"
+            )
+        time.sleep(min(left, pause * random.uniform(0.5, 1.5)))
+        pause = min(pause * 2, 0.01)
+    return True
+
+
+def _likely_holder(store: _core.Store) -> str:
+    pid = store.lock_pid
+    if pid == os.getpid():
+        return "this very process holds it, through another Writer"
+    try:
+        import psutil  # noqa: PLC0415 - only where people are told who it is
+
+        process = psutil.Process(pid)
+        return f"it was last taken by pid {pid} ({process.name()}, {process.status()})"
+    except Exception:
+        return f"it was last taken by pid {pid}, which this process cannot see"
+
+
+def finish(store: _core.Store, core: _core.WriterCore, timeout: float) -> None:
+    """End a store, from whatever point somebody else may have reached: idempotent.
+
+    Concurrency: takes the writer lock, making its file anew if it was lost (whoever finds it lost comes here, so all
+    of them meet at the new one).
+
+    Raises:
+        WriterBusyError: the lock was not free within ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while store.named():
+        segments.create_empty(store.name, store.epoch, "lock", 0o600, *owner_of(store))
+        try:
+            if core.try_lock() or retry_lock(core, store, deadline, timeout):
+                break
+        except FileNotFoundError:
+            continue
+    else:
+        return
+    try:
+        end(store, core)
+    finally:
+        core.unlock()
+
+
+def end(store: _core.Store, core: _core.WriterCore) -> None:
+    """Destroy a store whose writer lock is held: word first, then names, the header's and the lock's last."""
+    core.ready_holds()
+    core.end(Work(store))
+    mine = [item for item in segments.found(store.name) if item.epoch == store.epoch.hex()]
+    for item in sorted(mine, key=lambda item: not item.what.isdigit()):
+        if item.what != "lock":
+            segments.unlink("/" + item.filename)
+    if store.named():
+        segments.unlink(f"/{segments.PREFIX}{store.name}")
+    segments.unlink(segments.object_name(store.name, store.epoch, "lock"))

@@ -1,0 +1,729 @@
+"""The writing side: ``Writer``."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import logging
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, overload
+
+from typing_extensions import TypeForm, TypeVar
+
+from shmcow import _core, codecs, draft, validators
+from shmcow.codecs import Codec, Part
+from shmcow.errors import (
+    ClosedError,
+    CodecMismatchError,
+    DecodeError,
+    NotPublishedError,
+    ShmcowError,
+    StoreDestroyedError,
+    StoreNotFoundError,
+    ValidationError,
+    VersionConflictError,
+    VersionGoneError,
+    WaitTimeoutError,
+    WriterBusyError,
+)
+from shmcow.frozen import check_frozen, freeze
+from shmcow.segments import check_name
+from shmcow.snapshot import CHECKED_BYTES, Decoding, Snapshot, choose, load
+from shmcow.store import COUNTERS, Keeper, Settings, Turn, end
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from shmcow.validators import Validator
+
+T = TypeVar("T", default=Any)
+
+_log = logging.getLogger("shmcow")
+
+_ANY_VERSION: Final = _core.DESTROYED
+_REFUSED: Final = COUNTERS.index("refused")
+_CONFLICTS: Final = COUNTERS.index("conflicts")
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+_MISSING: Final = _Missing()
+
+
+class _Encoded(NamedTuple):
+    """A value that is ready to be published: encoded, and decoded again as a check."""
+
+    parts: list[Part]
+    lengths: list[int]
+    decoded: Any
+    size_bytes: int
+
+
+class _Said(NamedTuple):
+    """What a writer says about a version, bounded and encoded."""
+
+    message: bytes
+    author: bytes
+    source: bytes
+
+
+class Writer(Generic[T]):
+    """Publish versions of a value to every process on this machine that reads the store.
+
+    Attaches at once; creates the store if there is none. The store outlives its writers. Any number of processes of
+    the same user may write: they take turns, and none loses another's update.
+
+    Args:
+        name: of the store: 1 to 64 of ``A-Z a-z 0-9 _ -``.
+        type: of the values; what does not fit is refused before anybody sees it.
+        codec: a codec object, such as ``JSON(Config)``; excludes ``type``. Default: MsgPack, or what the store has.
+        initial: published if the store has no version yet.
+        retain: how many older versions stay openable (default 4); None: leave it as it is.
+        max_total_bytes: limit of all segments together; retained versions are given up first. 0: no limit; None:
+            leave it as it is.
+        mode: permission bits of a new store: 0o600, with read permission for the group or for others as wanted.
+        group: group of a new store, a gid or a name.
+        validators: callables ``(old, new)`` that raise to refuse a value; see ``shmcow.validators``.
+        lock_timeout: how long to wait for another writer, in seconds.
+        freeze: False allows mutable Struct types.
+        verify: write a CRC for payloads above 1 MiB too (smaller ones always have one).
+
+    Attributes:
+        created: whether this Writer made the store.
+
+    Raises:
+        NotOwnerError: the store belongs to another user.
+        IncompatibleStoreError: something else has its name, or it is of another ABI.
+        CodecMismatchError: ``codec`` is not the one that the store uses.
+        ValidationError: ``initial`` does not fit, or the type is not supported or not frozen.
+        OutOfSharedMemoryError: no room for it.
+
+    Concurrency: any thread; publishing takes turns. A forked child may go on with it, but not inside a turn.
+
+    Example:
+        >>> from shmcow import Writer
+        >>> with Writer("doc-writer", initial={"hosts": ["a"]}) as w:
+        ...     w.patch(timeout=2.0)
+        ...     w.update(lambda old: {**old, "hosts": [*old["hosts"], "b"]})
+        ...     w.snapshot().value
+        ...     w.destroy()
+        2
+        3
+        {'hosts': ['a', 'b'], 'timeout': 2.0}
+    """
+
+    @overload
+    def __init__(
+        self: Writer[T],
+        name: str,
+        *,
+        type: TypeForm[T],  # noqa: A002
+        initial: T = ...,
+        retain: int | None = ...,
+        max_total_bytes: int | None = ...,
+        mode: int = ...,
+        group: int | str | None = ...,
+        validators: Iterable[Validator] = ...,
+        lock_timeout: float = ...,
+        freeze: bool = ...,
+        verify: bool = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Writer[T],
+        name: str,
+        *,
+        codec: Codec[T],
+        initial: T = ...,
+        retain: int | None = ...,
+        max_total_bytes: int | None = ...,
+        mode: int = ...,
+        group: int | str | None = ...,
+        validators: Iterable[Validator] = ...,
+        lock_timeout: float = ...,
+        freeze: bool = ...,
+        verify: bool = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Writer[Any],
+        name: str,
+        *,
+        initial: Any = ...,
+        retain: int | None = ...,
+        max_total_bytes: int | None = ...,
+        mode: int = ...,
+        group: int | str | None = ...,
+        validators: Iterable[Validator] = ...,
+        lock_timeout: float = ...,
+        freeze: bool = ...,
+        verify: bool = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        *,
+        type: Any = None,  # noqa: A002
+        codec: Codec[Any] | None = None,
+        initial: Any = _MISSING,
+        retain: int | None = None,
+        max_total_bytes: int | None = None,
+        mode: int = 0o600,
+        group: int | str | None = None,
+        validators: Iterable[Validator] = (),
+        lock_timeout: float = 5.0,
+        freeze: bool = True,
+        verify: bool = False,
+    ) -> None:
+        self._name = check_name(name)
+        self._freeze = freeze
+        self._verify = verify
+        self._validators = check_validators(validators)
+        self._type = type
+        self._codec = _given_codec(type, codec, freeze)
+        self._fits = 0  # the last version that is known to fit this writer's schema
+        self._closed = False
+        settings = Settings(
+            _check_mode(mode),
+            _check_group(group),
+            _check_count("retain", retain),
+            _check_count("max_total_bytes", max_total_bytes),
+        )
+        if not isinstance(lock_timeout, int | float) or not 0 <= lock_timeout < float("inf"):
+            raise ValueError(f"lock_timeout is a number of seconds, 0 or more, found {lock_timeout!r}")
+        first = self._encode(initial) if initial is not _MISSING and self._codec is not None else None
+        self._keeper = Keeper(name, settings, lock_timeout)
+        self._store = self._keeper.attach(create=True)
+        self._adopt_codec(codec)
+        self._configure(settings)
+        if initial is not _MISSING and self._store.word == 0:
+            self._publish_first(first or self._encode(initial))
+
+    # ---- attributes ----
+
+    @property
+    def name(self) -> str:
+        """The store's name."""
+        return self._name
+
+    @property
+    def created(self) -> bool:
+        """Whether this Writer made the store (or made it again, after it was removed)."""
+        return self._keeper.created
+
+    @property
+    def version(self) -> int:
+        """The current version; 0 before the first.
+
+        Raises:
+            StoreDestroyedError: the store was destroyed.
+        """
+        self._check_open()
+        return self._store.version
+
+    def snapshot(self) -> Snapshot[T]:
+        """Return the current version's Snapshot.
+
+        Raises:
+            NotPublishedError: there is none yet.
+            DecodeError, CorruptSegmentError: it cannot be used.
+        """
+        self._check_open()
+        return self._load(self._store.hold())
+
+    # ---- publishing ----
+
+    def publish(
+        self, value: T, *, expected: int | None = None, message: str = "", author: str = "", source: str = ""
+    ) -> int:
+        """Publish a value as the new current version.
+
+        It is encoded, decoded again with the type, and validated; only then does it become visible, to everybody at
+        once. On any error the current version stays, and nothing is left behind.
+
+        Args:
+            value: the value.
+            expected: publish only if this version is current (0: only if there is none).
+            message: why (at most 256 bytes of UTF-8 are kept).
+            author: who (64 bytes).
+            source: from what (128 bytes).
+
+        Returns:
+            The new version.
+
+        Raises:
+            ValidationError: the value does not encode, does not fit the type, or was refused by a validator.
+            VersionConflictError: ``expected`` is not the current version.
+            WriterBusyError: another writer did not finish within ``lock_timeout``.
+            OutOfSharedMemoryError: no room, and no retained version left to give up.
+            StoreDestroyedError: only with ``expected``: the store is gone. Without, it is created again.
+
+        Concurrency: any thread and process; linearized by one compare-and-swap (csrc/PROTOCOL.md).
+        """
+        self._check_open()
+        said = _say(message, author, source)
+        if expected is not None:
+            _check_version("expected", expected, 0)
+        encoded = self._encode(value)
+        with self._turn(recreate=expected is None) as turn:
+            return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected)
+
+    def update(
+        self, function: Callable[[T], T], *, message: str = "", author: str = "", source: str = ""
+    ) -> int:
+        """Replace the current value by ``function(current value)``, under the writer lock: no update is ever lost.
+
+        Args:
+            function: gets the current (frozen) value and returns the new one. It must not publish.
+            message, author, source: as for ``publish``.
+
+        Returns:
+            The new version.
+
+        Raises:
+            NotPublishedError: there is no current value.
+            ValidationError: ``function`` returned None, or what it returned is refused.
+            StoreDestroyedError: the store is gone.
+            Exception: whatever ``function`` raises; nothing is published.
+
+        Concurrency: as ``publish``; a child that ``function`` forks gets WriterBusyError when it returns.
+        """
+        self._check_open()
+        said = _say(message, author, source)
+        with self._turn(recreate=False) as turn:
+            new = function(self._load(turn.store.hold()).value)
+            return self._commit_new(turn, new, said, "update's function")
+
+    def patch(self, **changes: Any) -> int:
+        """Replace fields (of a Struct, dataclass or attrs class) or keys (of a dict) of the current value.
+
+        Returns:
+            The new version.
+
+        Raises:
+            ValidationError: a field is unknown, or its value does not fit.
+        """
+        return self.update(lambda old: draft.patched(old, changes))
+
+    @contextlib.contextmanager
+    def edit(self, *, message: str = "", author: str = "", source: str = "") -> Iterator[Any]:
+        """Edit a private, mutable copy: published on a clean exit, dropped on an exception.
+
+        The writer lock is held meanwhile: be quick. Dicts and lists are plain ones; a frozen Struct, dataclass or
+        attrs object is a stand-in whose fields can be set.
+
+        Yields:
+            The copy.
+
+        Raises:
+            ValidationError: the result does not fit, or the value is not one that can be edited.
+        """
+        self._check_open()
+        said = _say(message, author, source)
+        with self._turn(recreate=False) as turn:
+            copy = draft.open_draft(self._load(turn.store.hold()).value)
+            yield copy
+            self._commit_new(turn, draft.close_draft(copy), said, "edit")
+
+    def swap(self, value: T, *, message: str = "", author: str = "", source: str = "") -> Snapshot[T]:
+        """Publish a value and return the Snapshot of the version that it replaced.
+
+        Raises:
+            NotPublishedError: there was none.
+        """
+        self._check_open()
+        said = _say(message, author, source)
+        encoded = self._encode(value)
+        with self._turn(recreate=False) as turn:
+            previous = self._load(turn.store.hold())
+            self._commit(turn, encoded, said, previous.version)
+            return previous
+
+    def rollback(self, to: int | None = None, *, message: str = "", author: str = "", source: str = "") -> int:
+        """Publish a *new* version with an older one's content. Nothing is copied: both list the same segments.
+
+        Args:
+            to: the version to repeat; None: the one before the current.
+            message, author, source: as for ``publish``; the default message says what was rolled back.
+
+        Returns:
+            The new version.
+
+        Raises:
+            VersionGoneError: that version is no longer openable (see ``retain``).
+            NotPublishedError: there is none.
+        """
+        self._check_open()
+        if to is not None:
+            _check_version("to", to, 1)
+        with self._turn(recreate=False) as turn:
+            current = turn.store.version
+            if current == 0:
+                turn.store.hold()  # raises NotPublishedError
+            target = current - 1 if to is None else to
+            if target < 1:
+                raise VersionGoneError(f"version {current} of store {self._name} is the first: there is none before it")
+            hold = turn.store.hold(target)
+            said = _say(message or f"roll back from {current} to {target}", author, source)
+            return self._commit_shared(turn, hold.entry, said)
+
+    # ---- keeping house ----
+
+    def reclaim(self) -> int:
+        """Reclaim now every version that nobody holds beyond ``retain``, and sweep what belongs to nothing.
+
+        Each publish does the first by itself; what a reader held then goes with the next.
+
+        Returns:
+            How many versions were reclaimed.
+        """
+        self._check_open()
+        with self._turn(recreate=False) as turn:
+            turn.sweep()
+            return turn.core.reclaim(turn.work, turn.store.retain)
+
+    def wait_unused(self, version: int, timeout: float | None = None) -> None:
+        """Wait until no process holds a version: the grace period.
+
+        For a version that is still openable this is a moment, not a promise: somebody may hold it again. Once it is
+        reclaimed nobody can.
+
+        Args:
+            version: an older version.
+            timeout: in seconds; None: for ever.
+
+        Raises:
+            WaitTimeoutError: it is still held.
+            ValueError: the version is current, or was never published.
+
+        Concurrency: asks the kernel now and then; readers notice nothing.
+        """
+        self._check_open()
+        _check_version("version", version, 1)
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout is a number of seconds, 0 or more, or None, found {timeout!r}")
+        current = self._store.version
+        if version >= current:
+            raise ValueError(
+                f"version {version} of store {self._name} is "
+                + ("current: publish a newer one first" if version == current else f"unknown: {current} is current")
+            )
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.001
+        while self._store.marked(version):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeoutError(f"version {version} of store {self._name} is still held after {timeout} s")
+            time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
+            pause = min(pause * 2, 0.05)
+
+    def destroy(self) -> None:
+        """Remove the store. Readers keep their last good value, and find a new store of that name by themselves.
+
+        Raises:
+            StoreDestroyedError: it is gone already.
+        """
+        self._check_open()
+        with self._turn(recreate=False) as turn:
+            end(turn.store, turn.core)
+
+    def close(self) -> None:
+        """Let go of the store, which stays. Closing twice is fine."""
+        self._closed = True
+        self._keeper.close()
+
+    def __enter__(self) -> Writer[T]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Writer {self._name}{', closed' if self._closed else ''}>"
+
+    # ---- how it is done ----
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the writer of store {self._name} was closed: make a new one")
+
+    @contextlib.contextmanager
+    def _turn(self, *, recreate: bool) -> Iterator[Turn]:
+        with self._keeper.turn(recreate=recreate) as turn:
+            if turn.store is not self._store:
+                self._store, self._fits = turn.store, 0
+            yield turn
+
+    def _adopt_codec(self, given: Codec[Any] | None) -> None:
+        """Go with the codec that the store has, or refuse to mix two."""
+        entry = self._current_entry()
+        if entry is not None and given is None and self._codec is None:
+            self._codec = codecs.for_name(entry["codec"], self._type)
+            if self._freeze:
+                self._codec.check_frozen()
+        if self._codec is None:
+            self._codec = codecs.MsgPack(Any if self._type is None else self._type)
+        if entry is not None and entry["codec"] != self._codec.name:
+            raise CodecMismatchError(
+                f"store {self._name} is published with the codec {entry['codec']!r}, found {self._codec.name!r}: "
+                "use that one, another name, or destroy the store first"
+            )
+
+    def _current_entry(self) -> dict[str, Any] | None:
+        try:
+            return self._store.hold().entry
+        except (NotPublishedError, StoreDestroyedError):
+            return None
+
+    def _configure(self, settings: Settings) -> None:
+        store = self._store
+        retain = store.retain if settings.retain is None else settings.retain
+        limit = store.max_total_bytes if settings.max_total_bytes is None else settings.max_total_bytes
+        try:
+            with self._turn(recreate=True) as turn:
+                if (retain, limit) != (turn.store.retain, turn.store.max_total_bytes):
+                    turn.core.configure(retain, limit)
+                turn.sweep()
+        except WriterBusyError:
+            if (retain, limit) != (store.retain, store.max_total_bytes):
+                raise
+            # Somebody is publishing, and recovers and sweeps as well as we would.
+
+    def _publish_first(self, encoded: _Encoded) -> None:
+        with contextlib.suppress(VersionConflictError), self._turn(recreate=True) as turn:
+            self._commit(turn, encoded, _say("initial", "", ""), 0)
+
+    def _encode(self, value: Any) -> _Encoded:
+        """Encode a value, and prove that it decodes to what it should."""
+        codec = self._codec
+        assert codec is not None
+        try:
+            parts = codec.encode_parts(value)
+            if not 1 <= len(parts) <= _core.MAX_SEGMENTS:
+                raise ValidationError(f"a version has 1 to {_core.MAX_SEGMENTS} parts, found {len(parts)}")
+            lengths = [sum(memoryview(b).nbytes for b in part.buffers) for part in parts]
+            views = [_as_view(part.buffers) for part in parts]
+            try:
+                decoded = codec.decode_parts(views)
+                if self._validators and self._freeze:
+                    decoded = freeze(decoded)
+            except (DecodeError, RecursionError) as exc:
+                raise ValidationError(f"the value would not be readable: {exc or 'nested too deeply'}") from exc
+            size_bytes = sum(lengths)
+        except ValidationError:
+            self._count_refused()
+            raise
+        return _Encoded(parts, lengths, decoded, size_bytes)
+
+    def _count_refused(self) -> None:
+        core = self._keeper._core if hasattr(self, "_keeper") else None
+        if core is not None:
+            core.count(_REFUSED, 1)
+
+    def _load(self, hold: _core.Hold) -> Snapshot[T]:
+        return load(hold, Decoding(self._codec, freeze=self._freeze, verify=self._verify))
+
+    def _commit_new(self, turn: Turn, value: Any, said: _Said, who: str) -> int:
+        turn.check_still_ours()
+        if value is None:
+            raise ValidationError(f"{who} returned None: it must return the new value (to publish None, use publish)")
+        return self._commit(turn, self._encode(value), said, _ANY_VERSION)
+
+    def _commit(self, turn: Turn, encoded: _Encoded, said: _Said, expected: int) -> int:
+        """Publish what is encoded, in a turn."""
+        codec = self._codec
+        assert codec is not None
+        current = turn.store.version
+        if expected not in (_ANY_VERSION, current):
+            turn.core.count(_CONFLICTS, 1)
+            raise VersionConflictError(expected, current)
+        if current != self._fits and current != 0:
+            self._check_schema(turn.store)
+        if self._validators:
+            self._validate(turn, encoded)
+        parts = []
+        for part, length in zip(encoded.parts, encoded.lengths, strict=True):
+            flags = _core.HAS_CRC if length <= CHECKED_BYTES or self._verify else 0
+            crc = _crc(part.buffers) if flags else 0
+            turn.work.add(part.buffers, length, crc, flags, part.codec)
+            parts.append((_bounded("a part's name", part.name, 32), 0, length, crc, flags))
+        entry = {
+            "fingerprint": codec.fingerprint,
+            "codec": codec.name.encode(),
+            "type_name": _bounded("type", codec.type_name, 88),
+            "origin": 0,
+        }
+        version = self._publish(turn, entry, said, tuple(parts))
+        self._fits = version
+        return version
+
+    def _commit_shared(self, turn: Turn, entry: dict[str, Any], said: _Said) -> int:
+        """Publish a version that lists the segments of another, which must be held."""
+        again = {
+            "fingerprint": entry["fingerprint"],
+            "codec": entry["codec"].encode(),
+            "type_name": entry["type_name"].encode(),
+            "origin": entry["version"],
+        }
+        parts = tuple(
+            (part["name"].encode(), part["segment"], part["length"], part["crc"], part["flags"])
+            for part in entry["parts"]
+        )
+        return self._publish(turn, again, said, parts)
+
+    def _publish(self, turn: Turn, entry: dict[str, Any], said: _Said, parts: tuple[Any, ...]) -> int:
+        turn.check_still_ours()
+        return turn.core.publish(
+            turn.work,
+            _ANY_VERSION,
+            entry["origin"],
+            time.time_ns(),
+            os.getpid(),
+            os.geteuid(),
+            entry["fingerprint"],
+            entry["codec"],
+            said.author,
+            entry["type_name"],
+            said.source,
+            said.message,
+            parts,
+        )
+
+    def _check_schema(self, store: _core.Store) -> None:
+        """Refuse to change a store's schema to one that cannot read what is current."""
+        codec = self._codec
+        assert codec is not None
+        hold = store.hold()
+        entry = hold.entry
+        where = f"version {entry['version']} of store {self._name}"
+        choose(Decoding(codec), entry, where)
+        if bytes(entry["fingerprint"]).strip(b"\0") == codec.fingerprint.strip(b"\0"):
+            return
+        published = entry["type_name"] or "plain values"
+        if not codec.fingerprint:
+            raise CodecMismatchError(
+                f"{where} was published as {published}, and this writer has no type to check values with: "
+                f"give Writer(..., type={published})"
+            )
+        try:
+            load(hold, Decoding(codec, freeze=False))
+        except ShmcowError as exc:
+            raise CodecMismatchError(
+                f"{where} was published as {published} and cannot be read as {codec.type_name}: {exc}; give the new "
+                "fields defaults, use another name, or destroy the store first"
+            ) from exc
+        _log.info("store %s: the schema changes from %s to %s", self._name, published, codec.type_name)
+
+    def _validate(self, turn: Turn, encoded: _Encoded) -> None:
+        try:
+            old = self._load(turn.store.hold()).value
+        except (NotPublishedError, DecodeError):
+            old = None
+        try:
+            validators.run(self._validators, old, encoded.decoded, encoded.size_bytes)
+        except ValidationError:
+            self._count_refused()
+            raise
+
+
+def _given_codec(type: Any, codec: Codec[Any] | None, frozen: bool) -> Codec[Any] | None:  # noqa: A002
+    if type is not None and codec is not None:
+        raise ValueError("give type= or codec=, not both: a codec has its type")
+    if codec is not None:
+        if not isinstance(codec, Codec):
+            raise TypeError(f"codec= is a codec object such as MsgPack(Config), found {codec!r}")
+        if frozen:
+            codec.check_frozen()
+    elif type is not None and frozen:
+        check_frozen(type)
+    return codec
+
+
+def check_validators(given: Iterable[Validator]) -> tuple[Validator, ...]:
+    """Return validators as a tuple of callables (see ``shmcow.validators``)."""
+    return validators.check(given)
+
+
+def _check_mode(mode: int) -> int:
+    if not isinstance(mode, int) or mode & ~0o666 or mode & 0o600 != 0o600 or mode & 0o022:
+        shown = oct(mode) if isinstance(mode, int) else repr(mode)
+        raise ValueError(
+            f"mode is 0o600, 0o640, 0o604 or 0o644, found {shown}: only the owner writes, and nothing is executable"
+        )
+    return mode
+
+
+def _check_group(group: int | str | None) -> int:
+    if group is None:
+        return -1
+    if isinstance(group, str):
+        try:
+            return grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise ValueError(f"there is no group {group!r} on this machine") from None
+    if not isinstance(group, int) or group < 0:
+        raise ValueError(f"group is a gid or a group's name, found {group!r}")
+    return group
+
+
+def _check_count(what: str, n: int | None) -> int | None:
+    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or not 0 <= n < 1 << 63):
+        raise ValueError(f"{what} is a whole number, 0 or more, or None to leave it as it is, found {n!r}")
+    return n
+
+
+def _check_version(what: str, version: int, least: int) -> None:
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise TypeError(f"{what} is a version, an int, found {version!r}")
+    if not least <= version <= _core.VERSION_MAX:
+        raise ValueError(f"{what} is a version, {least} or more, found {version}")
+
+
+def _bounded(what: str, text: str, room: int) -> bytes:
+    """Encode a text, cut to its room at a character's border."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a str, found {text!r}")
+    raw = text.encode("utf-8", "replace")
+    return raw if len(raw) <= room else raw[:room].decode("utf-8", "ignore").encode()
+
+
+def _say(message: str, author: str, source: str) -> _Said:
+    return _Said(_bounded("message", message, 256), _bounded("author", author, 64), _bounded("source", source, 128))
+
+
+def _as_view(buffers: list[Any]) -> memoryview:
+    view = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers)).toreadonly()
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def _crc(buffers: list[Any]) -> int:
+    crc = 0
+    for buffer in buffers:
+        crc = zlib.crc32(buffer, crc)
+    return crc
+
+
+__all__ = ["Writer"]
+
+
+def destroy(name: str, *, lock_timeout: float = 5.0) -> None:
+    """Remove a store, whatever is in it. Readers keep their last good value.
+
+    Args:
+        name: of the store.
+        lock_timeout: how long to wait for its writers, in seconds.
+
+    Raises:
+        StoreNotFoundError: there is none.
+        NotOwnerError: it belongs to another user.
+        WriterBusyError: a writer did not finish in time.
+    """
+    keeper = Keeper(check_name(name), Settings(), lock_timeout)
+    keeper.attach(create=False)
+    with contextlib.suppress(StoreNotFoundError, StoreDestroyedError), keeper.turn(recreate=False) as turn:
+        end(turn.store, turn.core)

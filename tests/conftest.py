@@ -1,0 +1,69 @@
+"""What every test gets: a store name of its own, and a check that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SHM = Path("/dev/shm")
+
+
+def shm_names() -> set[str]:
+    """Return the names of all shmcow objects in shared memory."""
+    return {entry for entry in os.listdir(SHM) if entry.startswith("shmcow.")}
+
+
+def open_descriptors() -> dict[str, str]:
+    """Return this process's descriptors on shared memory: number -> target."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue
+        if target.startswith(str(SHM)):
+            found[number] = target
+    return found
+
+
+def child_pids() -> set[int]:
+    """Return the pids of this process's children, zombies included."""
+    children = set()
+    for task in Path("/proc/self/task").iterdir():
+        children.update(int(pid) for pid in (task / "children").read_text().split())
+    return children
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Fail a test that leaves a name in shared memory, a descriptor on it, or a child process."""
+    names, children = shm_names(), child_pids()
+    descriptors = set(open_descriptors().values())
+    yield
+    gc.collect()
+    left = sorted(shm_names() - names)
+    for name in left:
+        (SHM / name).unlink(missing_ok=True)
+    assert not left, f"left in shared memory: {left}"
+    kept = {target for target in open_descriptors().values() if target not in descriptors}
+    assert not kept, f"descriptors left open: {sorted(kept)}"
+    assert not child_pids() - children, "a child process was left behind"
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    """A store name that no other test or run uses; whatever has it afterwards is destroyed."""
+    import shmcow
+
+    store = f"t-{os.getpid()}-{secrets.token_hex(4)}"
+    yield store
+    gc.collect()
+    try:
+        shmcow.destroy(store)
+    except shmcow.ShmcowError:
+        pass
