@@ -9,7 +9,12 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 SOURCES = ["module", "store", "hold", "slot", "writer"]
-WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow"]  # CI adds -Werror; a newcomer with a newer compiler must not be stopped by a new warning
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wconversion",
+    "-Wshadow",
+]  # CI adds -Werror; a newcomer with a newer compiler must not be stopped by a new warning
 
 
 class BuildCore(build_ext):
@@ -45,7 +50,9 @@ setup(
         Extension(
             "shmcow._core",
             sources=["csrc/shmcow_os.c", *(f"csrc/core_{name}.c" for name in SOURCES)],
-            depends=[f"csrc/{name}.h" for name in ("core", "shmcow_layout", "shmcow_format", "shmcow_protocol", "shmcow_os")],
+            depends=[
+                f"csrc/{name}.h" for name in ("core", "shmcow_layout", "shmcow_format", "shmcow_protocol", "shmcow_os")
+            ],
             include_dirs=["csrc"],
             define_macros=[("_GNU_SOURCE", None), ("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,

@@ -1,8 +1,8 @@
-"""Types of the C helper (csrc/)."""
+# Types of the C helper (csrc/).
 
 from typing import Any, Final, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from shmcow.segments import Work
 
@@ -127,6 +127,7 @@ class WriterCore:
     def configure(self, retain: int, max_total_bytes: int, /) -> None: ...
     def count(self, counter: int, n: int, /) -> None: ...
 
+@disjoint_base
 class Slot:
     def get(self) -> Any: ...
     def snapshot(self) -> Any: ...

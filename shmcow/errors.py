@@ -53,24 +53,24 @@ class ShmcowError(Exception):
     """Base class of every error that shmcow raises on purpose."""
 
 
-class _Lookup(ShmcowError, LookupError):
+class _NotThereError(ShmcowError, LookupError):
     # KeyError would show its message in quotes; LookupError does not, and is what callers catch.
     pass
 
 
-class StoreNotFoundError(_Lookup):
+class StoreNotFoundError(_NotThereError):
     """No store of that name exists (yet)."""
 
 
-class NotPublishedError(_Lookup):
+class NotPublishedError(_NotThereError):
     """The store exists, and no version has been published in it yet."""
 
 
-class VersionGoneError(_Lookup):
+class VersionGoneError(_NotThereError):
     """The version was reclaimed, or was never published."""
 
 
-class StoreDestroyedError(_Lookup):
+class StoreDestroyedError(_NotThereError):
     """The store was destroyed, or its objects were removed from outside."""
 
 
@@ -127,21 +127,21 @@ class ValidationError(ShmcowError, ValueError):
     """The value was refused before it was published: it does not encode, decode, or pass a validator."""
 
 
-class _Unusable(ShmcowError, ValueError):
+class _UnusableError(ShmcowError, ValueError):
     pass
 
 
-class IncompatibleStoreError(_Unusable):
+class IncompatibleStoreError(_UnusableError):
     """What has the store's name is of another ABI or byte order, or is no store at all."""
 
 
-class CodecMismatchError(_Unusable):
+class CodecMismatchError(_UnusableError):
     """The version was published with another codec, or with a type that does not fit."""
 
 
-class DecodeError(_Unusable):
+class DecodeError(_UnusableError):
     """The payload does not decode to the type that was asked for."""
 
 
-class CorruptSegmentError(_Unusable):
+class CorruptSegmentError(_UnusableError):
     """A checksum, a length or a reference in shared memory is wrong."""

@@ -79,10 +79,10 @@ class Reader(_core.Slot, Generic[T]):
 
     @overload
     def __init__(
-        self: Reader[T],
+        self,
         name: str,
         *,
-        type: TypeForm[T],  # noqa: A002
+        type: TypeForm[T],
         default: T = ...,
         on_bad: Literal["keep", "raise"] = ...,
         freeze: bool = ...,
@@ -91,7 +91,7 @@ class Reader(_core.Slot, Generic[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self: Reader[T],
+        self,
         name: str,
         *,
         codec: Codec[T],
@@ -103,11 +103,11 @@ class Reader(_core.Slot, Generic[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self: Reader[T],
+        self,
         name: str,
         *,
         transform: Callable[[Any], T],
-        type: Any = ...,  # noqa: A002
+        type: Any = ...,
         codec: Codec[Any] | None = ...,
         default: T = ...,
         on_bad: Literal["keep", "raise"] = ...,
@@ -168,9 +168,11 @@ class Reader(_core.Slot, Generic[T]):
 
         def get(self) -> T:
             """Return the current value, or ``default``."""
+            raise NotImplementedError
 
         def snapshot(self) -> Snapshot[T]:
             """Return the current Snapshot: the same object until the version changes."""
+            raise NotImplementedError
 
     @property
     def name(self) -> str:
@@ -398,4 +400,3 @@ class Reader(_core.Slot, Generic[T]):
 
 def _remake(name: str, given: dict[str, Any]) -> Reader[Any]:
     return Reader(name, **given)
-

@@ -19,7 +19,7 @@ import random
 import threading
 import time
 import weakref
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from shmcow import _core, segments
 from shmcow.errors import NotOwnerError, StoreDestroyedError, StoreNotFoundError, WriterBusyError
@@ -196,7 +196,7 @@ class Turn:
         self._mutex = keeper.mutex()
         self._thread = 0
 
-    def __enter__(self) -> Turn:
+    def __enter__(self) -> Self:
         keeper = self._keeper
         deadline = time.monotonic() + keeper.lock_timeout
         outer = keeper._turn
@@ -280,7 +280,7 @@ class Turn:
         Raises:
             ValueError: an entry cannot be read, so nobody knows.
         """
-        ids = set()
+        ids: set[int] = set()
         for version, _, entry in self.store.generations():
             if entry is None:
                 raise ValueError(f"the entry of version {version} of store {self.store.name} is damaged")
@@ -348,7 +348,7 @@ def _likely_holder(store: _core.Store) -> str:
     if pid == os.getpid():
         return "this very process holds it, through another Writer"
     try:
-        import psutil  # noqa: PLC0415 - only where people are told who it is
+        import psutil  # only where people are told who it is
 
         process = psutil.Process(pid)
         return f"it was last taken by pid {pid} ({process.name()}, {process.status()})"

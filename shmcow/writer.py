@@ -120,10 +120,10 @@ class Writer(Generic[T]):
 
     @overload
     def __init__(
-        self: Writer[T],
+        self,
         name: str,
         *,
-        type: TypeForm[T],  # noqa: A002
+        type: TypeForm[T],
         initial: T = ...,
         retain: int | None = ...,
         max_total_bytes: int | None = ...,
@@ -136,7 +136,7 @@ class Writer(Generic[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self: Writer[T],
+        self,
         name: str,
         *,
         codec: Codec[T],
@@ -274,9 +274,7 @@ class Writer(Generic[T]):
         with self._turn(recreate=expected is None) as turn:
             return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected)
 
-    def update(
-        self, function: Callable[[T], T], *, message: str = "", author: str = "", source: str = ""
-    ) -> int:
+    def update(self, function: Callable[[T], T], *, message: str = "", author: str = "", source: str = "") -> int:
         """Replace the current value by ``function(current value)``, under the writer lock: no update is ever lost.
 
         Args:
@@ -510,7 +508,7 @@ class Writer(Generic[T]):
             views = [_as_view(part.buffers) for part in parts]
             try:
                 decoded = codec.decode_parts(views)
-                if self._validators and self._freeze:
+                if self._freeze:  # as readers will: deep nesting may decode and yet be too deep to freeze
                     decoded = freeze(decoded)
             except (DecodeError, RecursionError) as exc:
                 raise ValidationError(f"the value would not be readable: {exc or 'nested too deeply'}") from exc

@@ -1,0 +1,67 @@
+"""What the documentation shows, runs, and prints what it says."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shmcow
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(shmcow.__path__, "shmcow.")
+    if not module.name.startswith(("shmcow.cli", "shmcow.__main__", "shmcow._core"))
+)
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's code blocks in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_example_prints_what_the_readme_shows() -> None:
+    """The README's Python runs as a program and prints the block below it."""
+    (example,) = blocks("python")
+    expected = blocks("text")[0]
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.stderr == ""
+    assert done.stdout == expected
+
+
+def test_readme_names_the_two_commands_on_its_first_screen() -> None:
+    """A newcomer finds both commands within the first 25 lines, and CI calls the second as it stands."""
+    first_screen = "\n".join(README.splitlines()[:25])
+    assert "shmcow demo" in first_screen
+    assert ".venv/bin/python -m pytest" in first_screen
+    assert '.venv/bin/python -m pytest" README.md' in (ROOT / ".ci" / "run").read_text()
+
+
+def test_readme_links_lead_somewhere() -> None:
+    """Every relative link in the README is a file of the project."""
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_readme_names_only_what_exists() -> None:
+    """Every name that the README takes from the package is in it."""
+    for names in re.findall(r"from shmcow import ([\w, ]+)", README):
+        for imported in names.split(","):
+            assert hasattr(shmcow, imported.strip())
+    for error in re.findall(r"`(\w+Error)`", README):
+        assert hasattr(shmcow, error), error
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstring_examples_run(module: str) -> None:
+    """The examples in a module's docstrings print what they say."""
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.failed == 0
