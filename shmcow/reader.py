@@ -13,7 +13,7 @@ from typing_extensions import TypeForm, TypeVar
 
 from shmcow import _core
 from shmcow import store as stores
-from shmcow.codecs import Codec
+from shmcow.codecs import Codec, Raw
 from shmcow.errors import (
     ClosedError,
     DecodeError,
@@ -91,6 +91,18 @@ class Reader(_core.Slot, Generic[T]):
     ) -> None: ...
     @overload
     def __init__(
+        self: Reader[memoryview],
+        name: str,
+        *,
+        codec: Raw,
+        default: memoryview | bytes = ...,
+        on_bad: Literal["keep", "raise"] = ...,
+        freeze: bool = ...,
+        owner: int | str | None = ...,
+        verify: bool = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
         self,
         name: str,
         *,
@@ -155,7 +167,7 @@ class Reader(_core.Slot, Generic[T]):
         self._how = Decoding(codec, Any if type is None else type, freeze, transform, verify)
         self._default = default
         self._raises = on_bad == "raise"
-        self._owner = pwd.getpwnam(owner).pw_uid if isinstance(owner, str) else owner
+        self._owner = _uid_of(owner)
         self._store: _core.Store | None = None
         self._problem: Exception | None = None
         self._failures = 0
@@ -396,6 +408,17 @@ class Reader(_core.Slot, Generic[T]):
             self._problem = exc
             if not isinstance(exc, DecodeError) and self._cached() is not None:
                 _log.warning("store %s: %s; going on with the last good value", self._name, exc)
+
+
+def _uid_of(owner: int | str | None) -> int | None:
+    if owner is None or (isinstance(owner, int) and not isinstance(owner, bool) and owner >= 0):
+        return owner
+    if not isinstance(owner, str):
+        raise ValueError(f"owner is a uid or a user's name, found {owner!r}")
+    try:
+        return pwd.getpwnam(owner).pw_uid
+    except KeyError:
+        raise ValueError(f"there is no user {owner!r} on this machine") from None
 
 
 def _remake(name: str, given: dict[str, Any]) -> Reader[Any]:
