@@ -6,6 +6,7 @@
 #include "core.h"
 
 #define SLOT_LOOKS 2048
+#define SLOT_LOOKS_ENDED 64 /* the store was destroyed: its successor is looked for more often */
 #define SLOT_NOTHING (SHMCOW_DESTROYED - 1) /* no current word looks like this: the slow path is taken */
 
 typedef struct {
@@ -106,7 +107,7 @@ static PyObject *slot_accept(slot_object *self, PyObject *args)
     self->current = &self->store->h->current;
     self->word = word;
     self->forks = shmcow_forks();
-    self->countdown = SLOT_LOOKS;
+    self->countdown = word == SHMCOW_DESTROYED ? SLOT_LOOKS_ENDED : SLOT_LOOKS;
     Py_XDECREF(old);
     Py_RETURN_TRUE;
 }

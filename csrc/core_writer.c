@@ -67,9 +67,11 @@ static int op_unlink(void *ctx, uint64_t segment)
     PyObject *done = PyObject_CallMethod(self->work, "unlink", "K", (unsigned long long)segment);
     long error = done != NULL ? PyLong_AsLong(done) : ECANCELED;
     Py_XDECREF(done);
+    if (error < 0 || error > 4095)
+        error = ECANCELED;
     if (type != NULL)
         PyErr_Restore(type, value, trace);
-    return PyErr_Occurred() && error == 0 ? -ECANCELED : -(int)error;
+    return -(int)error;
 }
 
 static void op_wake(void *ctx)
@@ -205,7 +207,7 @@ static PyObject *writer_ready_holds(writer_object *self, PyObject *ignored)
 
 static bool begin(writer_object *self, PyObject *work)
 {
-    if (!holds_lock(self)) {
+    if (!holds_lock(self) || !shmcow_fd_valid(self->lock)) {
         PyErr_SetString(PyExc_RuntimeError, "the writer lock is not held by this process");
         return false;
     }
@@ -247,6 +249,15 @@ static PyObject *writer_discard(writer_object *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "OK", &work, &version) || !begin(self, work))
         return NULL;
     return finish(self, shmcow_discard(self->h, &writer_ops, self, version), "reclaiming a version of", version);
+}
+
+PyDoc_STRVAR(give_notice_doc, "give_notice() -> None\n\nSay DESTROYED without the writer lock, when its file was lost: "
+                              "no flip can succeed from here on.");
+static PyObject *writer_give_notice(writer_object *self, PyObject *ignored)
+{
+    (void)ignored;
+    shmcow_end(self->h, &writer_ops, self);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(end_doc, "end(work) -> int\n\nDestroy, first half: tell everybody, and unlink all data segments.");
@@ -322,6 +333,8 @@ static PyObject *writer_publish(writer_object *self, PyObject *args)
         self->work = NULL;
         return PyLong_FromLong(0);
     }
+    if (r == SHMCOW_OK && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+        PyErr_WriteUnraisable(work); /* from tidying up after the flip: the version is published all the same */
     PyObject *done = finish(self, r, "publishing in", entry.version);
     if (done == NULL)
         return NULL;
@@ -365,6 +378,7 @@ static PyMethodDef writer_methods[] = {
     {"recover", (PyCFunction)writer_recover, METH_O, recover_doc},
     {"reclaim", (PyCFunction)writer_reclaim, METH_VARARGS, reclaim_doc},
     {"discard", (PyCFunction)writer_discard, METH_VARARGS, discard_doc},
+    {"give_notice", (PyCFunction)writer_give_notice, METH_NOARGS, give_notice_doc},
     {"end", (PyCFunction)writer_end, METH_O, end_doc},
     {"publish", (PyCFunction)writer_publish, METH_VARARGS, publish_doc},
     {"configure", (PyCFunction)writer_configure, METH_VARARGS, configure_doc},

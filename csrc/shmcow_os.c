@@ -15,6 +15,7 @@ shmcow_process shmcow_this_process;
 
 static void before_fork(void)
 {
+    /* SYNC fork: seq_cst; pairs with the loads in shmcow_fd_open */
     atomic_fetch_add_explicit(&shmcow_this_process.started, 1, memory_order_seq_cst);
 }
 
@@ -92,8 +93,20 @@ bool shmcow_fd_valid(const shmcow_fd *node)
     return fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == node->dev && st.st_ino == node->ino;
 }
 
+/* The number was handed out anew, so whoever else claims it lost it to a daemonizer's closerange(). Without this, two
+   nodes on one file would share a description, and exclude nobody. */
+static void disown(const shmcow_fd *but, int fd)
+{
+    shmcow_fd *node = atomic_load_explicit(&shmcow_this_process.all, memory_order_acquire);
+    for (; node; node = node->next) {
+        int same = fd;
+        if (node != but)
+            (void)atomic_compare_exchange_strong(&node->fd, &same, -1);
+    }
+}
+
 /* Open anew, and make sure that no fork in another thread got a copy of the description before the list knew of it:
-   `started` and `finished` are read before and after, as in a seqlock. */
+   SYNC fork: `started` and `finished` are read before and after, as in a seqlock; pairs with before_fork, in_parent. */
 int shmcow_fd_open(shmcow_fd *node, const char *path, int flags)
 {
     shmcow_process *p = &shmcow_this_process;
@@ -105,6 +118,7 @@ int shmcow_fd_open(shmcow_fd *node, const char *path, int flags)
         int fd = shmcow_open_regular(path, flags, &st);
         if (fd < 0)
             return fd;
+        disown(node, fd);
         node->dev = st.st_dev;
         node->ino = st.st_ino;
         atomic_store_explicit(&node->fd, fd, memory_order_seq_cst);

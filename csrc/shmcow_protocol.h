@@ -6,8 +6,10 @@
  * Invariants  1. `current` names a generation that is READY or HELD, from the flip until the next flip.
  *             2. A generation that is READY or HELD lists only whole segments, each of them named.
  *             3. A segment is unlinked only when no generation that is not FREE lists it.
- *             4. A word never shows the same version twice in the same state after it was FREE: versions only grow.
+ *             4. A version that was READY is never built again under the same number: versions only grow. (An attempt
+ *                that failed before READY gives its number to the next one; no reader ever looked at it.)
  *             5. DOOMED is never left but for FREE.
+ *             6. One publish for each recover: recover leaves no BUILDING and no READY, which publish relies on.
  * Who writes  Writers, under the writer lock (but for counters). A compare-and-swap makes each change of state all
  *             the same: should the lock ever be broken from outside, one of the two writers is told (SHMCOW_RACED).
  *             Readers write nothing.
@@ -222,7 +224,8 @@ static inline int shmcow_judge(shmcow_header *h, const shmcow_writer_ops *ops, v
         return r;
     SHMCOW_STEP("judge.condemned");
     /* SYNC judge: seq_cst fence between "condemn" and "is it marked?"; pairs with the fence in shmcow_hold_one between
-       "mark" and "is it openable?": one of the two sees the other (the kernel's file-lock spinlock orders them too) */
+       "mark" and "is it openable?": one of the two sees the other. The kernel's own locking does not order this: a
+       test for a lock may look at an empty list without taking the spinlock */
     atomic_thread_fence(memory_order_seq_cst);
     int held = ops->marked(ctx, version);
     if (held != 0 && !force) { /* a test that fails says "held": the worst case is a version that stays */
@@ -369,6 +372,8 @@ static inline int shmcow_keep_quota(shmcow_header *h, const shmcow_writer_ops *o
                                     uint64_t protect)
 {
     uint64_t limit = atomic_load_explicit(&h->max_total_bytes, memory_order_relaxed);
+    if (limit != 0 && more > limit)
+        return SHMCOW_QUOTA; /* hopeless: give nothing up for it */
     while (limit != 0 && shmcow_total_bytes(h) + more > limit) {
         int r = shmcow_give_up(h, ops, ctx, protect);
         if (r <= 0)

@@ -303,7 +303,7 @@ class Reader(_core.Slot, Generic[T]):
                 f"get() of store {self._name} was called while this very thread decodes its first version: "
                 "a decoder hook or transform cannot use the value that it is making"
             )
-        return error.with_traceback(None)
+        return error
 
     def _check_open(self) -> None:
         if self._closed:
@@ -317,16 +317,17 @@ class Reader(_core.Slot, Generic[T]):
             # A decoder hook, finalizer or signal handler of this thread called get() in mid-decode: the last good
             # value is the answer, and decoding again in here would never end.
             return self._problem
-        self._decoding.add(me)
         try:
+            self._decoding.add(me)
             self._advance()
-        except Exception as exc:
-            if isinstance(exc, ShmcowError | OSError):
-                self._note(exc)
-                return exc
-            raise
+        except (ShmcowError, OSError) as exc:
+            _strip(exc)
+            self._note(exc)
+            return exc
         finally:
             self._decoding.discard(me)
+        if self._closed:  # by another thread, meanwhile
+            self._forget()
         return None
 
     def _attach(self) -> _core.Store:
@@ -365,9 +366,7 @@ class Reader(_core.Slot, Generic[T]):
             raise self._bad[2]
         try:
             hold = store.hold()
-        except OSError:
-            raise  # out of descriptors or memory: a passing trouble, tried again at the next call
-        except ShmcowError:
+        except ShmcowError:  # a plain OSError (no descriptor left) is a passing trouble: tried again at the next call
             self._settle(store, word)
             raise
         if hold.version != word & _core.VERSION_MAX:
@@ -397,10 +396,15 @@ class Reader(_core.Slot, Generic[T]):
     def _load(self, store: _core.Store, hold: _core.Hold) -> Snapshot[T]:
         """Decode a version, or find what another thread decoded: one object for each version."""
         key = (store.serial, hold.version)
-        snapshot = self._loaded.get(key)
-        if snapshot is None:
-            snapshot = self._loaded.setdefault(key, load(hold, self._how))
-        return snapshot
+        known = self._loaded.get(key)
+        if known is not None:
+            return known
+        snapshot = load(hold, self._how)
+        with stores.lock_of_process():
+            known = self._loaded.get(key)
+            if known is None:
+                self._loaded[key] = known = snapshot
+            return known
 
     def _note(self, exc: Exception) -> None:
         known = self._problem
@@ -408,6 +412,13 @@ class Reader(_core.Slot, Generic[T]):
             self._problem = exc
             if not isinstance(exc, DecodeError) and self._cached() is not None:
                 _log.warning("store %s: %s; going on with the last good value", self._name, exc)
+
+
+def _strip(exc: BaseException | None) -> None:
+    """Drop the tracebacks of an error that is kept: their frames would keep the version held, and grow."""
+    while exc is not None:
+        exc.__traceback__ = None
+        exc = exc.__cause__ or exc.__context__
 
 
 def _uid_of(owner: int | str | None) -> int | None:

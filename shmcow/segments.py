@@ -11,13 +11,14 @@ import errno
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import posix_ipc
 
 from shmcow import _core
-from shmcow.errors import NotOwnerError, OutOfSharedMemoryError, ShmcowError
+from shmcow.errors import IncompatibleStoreError, NotOwnerError, OutOfSharedMemoryError, ShmcowError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -110,9 +111,21 @@ def create_empty(store: str, epoch: bytes, what: str, mode: int, uid: int, gid: 
         raise _as_ours(exc, f"creating {name}") from exc
     try:
         _own(fd, mode, uid, gid)
+    except OSError as exc:
+        unlink(name)
+        raise _as_ours(exc, f"giving {name} to user {uid}, group {gid}") from exc
     finally:
         os.close(fd)
     return True
+
+
+def is_ours(filename: str, uid: int) -> bool:
+    """Tell whether a name in /dev/shm is a regular file of this user: anybody may make any name there."""
+    try:
+        st = os.lstat(f"{DIRECTORY}/{filename}")
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(st.st_mode) and st.st_uid == uid
 
 
 def _own(fd: int, mode: int, uid: int, gid: int) -> None:
@@ -156,11 +169,8 @@ def sweep(store: str, epoch: bytes, listed: frozenset[int], uid: int) -> list[st
             continue
         if item.epoch == epoch.hex() and (not item.what.isdigit() or int(item.what) in listed):
             continue
-        try:
-            if os.lstat(f"{DIRECTORY}/{item.filename}").st_uid == uid and unlink("/" + item.filename):
-                swept.append(item.filename)
-        except FileNotFoundError:
-            pass
+        if is_ours(item.filename, uid) and unlink("/" + item.filename):
+            swept.append(item.filename)
     if swept:
         _log.info("swept %d objects of store %s that belonged to nothing: %s", len(swept), store, ", ".join(swept))
     return swept
@@ -193,6 +203,7 @@ class Work:
         self._base = f"/{PREFIX}{store.name}.{store.epoch.hex()}."
         self._mode = store.mode & 0o444
         self._uid = -1 if euid == store.uid else store.uid
+        self._owner = store.uid
         self._gid = -1 if os.getegid() == store.gid else store.gid
         self._jobs: list[_Job] = []
 
@@ -204,7 +215,13 @@ class Work:
         """Make a part's segment, write payload and footer, and seal it against writing."""
         job = self._jobs[part]
         if job.fd < 0:
-            job.fd = create(f"{self._base}{segment}")
+            try:
+                job.fd = create(f"{self._base}{segment}")
+            except FileExistsError:
+                raise IncompatibleStoreError(
+                    f"something else has the name of the next segment, {self._base}{segment}: nothing was published; "
+                    "try again (the next segment has another name), and find out who made it"
+                ) from None
             footer = _core.footer(self._epoch, segment, job.length, job.crc, job.flags, job.codec)
             job.left = [memoryview(b).cast("B") for b in job.buffers]
             job.left.append(memoryview(footer))
@@ -228,9 +245,12 @@ class Work:
 
     def unlink(self, segment: int) -> int:
         """Unlink a segment; 0, or the errno of what went wrong (it is tried again by the next writer)."""
+        name = f"{self._base}{segment}"
         try:
-            unlink(f"{self._base}{segment}")
+            unlink(name)
         except (NotOwnerError, OSError) as exc:
+            if not is_ours(name[1:], self._owner):
+                return 0  # not ours, whatever it is: it must not keep a generation from being freed
             _log.warning("could not unlink segment %d of store %s: %s", segment, self._store, exc)
             return exc.errno if isinstance(exc, OSError) and exc.errno else errno.EPERM
         return 0

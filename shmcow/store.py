@@ -13,6 +13,7 @@ The order of things, which is what makes a crash between any two of them harmles
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -67,14 +68,22 @@ def attach(name: str) -> _core.Store:
     Concurrency: any thread; two threads that come first get the same object. A forked child shares the mapping and
     becomes a reader of its own at its next hold.
     """
-    store = _attached.get(name)
-    if store is not None and store.named():
+    with lock_of_process():
+        store = _attached.get(name)
+        if store is None or not store.named():
+            store = _core.Store(segments.header_path(name))
+            _attached[name] = store
         return store
-    fresh = _core.Store(segments.header_path(name))
-    known = _attached.setdefault(name, fresh)
-    if known is not fresh and known.epoch != fresh.epoch:
-        _attached[name] = known = fresh
-    return known
+
+
+_locks: dict[int, threading.RLock] = {}
+
+
+def lock_of_process() -> threading.RLock:
+    """Return a lock for a few instructions at a time; a forked child has its own, as its parent's may be held."""
+    forks = _core.forks()
+    lock = _locks.get(forks)
+    return lock if lock is not None else _locks.setdefault(forks, threading.RLock())
 
 
 def _create(name: str, settings: Settings) -> bool:
@@ -120,10 +129,11 @@ class Keeper:
         self._settings = settings
         self._store: _core.Store | None = None
         self._core: _core.WriterCore | None = None
-        self._mutexes: dict[int, threading.Lock] = {}
+        self._mutexes: dict[int, threading.RLock] = {}
         self._turn: Turn | None = None
+        self._swept: _core.Store | None = None  # the attach whose leftovers were swept
 
-    def attach(self, *, create: bool) -> _core.Store:
+    def attach(self, *, create: bool) -> tuple[_core.Store, _core.WriterCore]:
         """Attach for writing: create the store if there is none (and ``create``), finish a half-destroyed one.
 
         Raises:
@@ -151,7 +161,7 @@ class Keeper:
                 finish(self._store, self._core, self.lock_timeout)
                 self._forget()
                 continue
-            return self._store
+            return self._store, self._core
 
     def _check_owner(self, store: _core.Store) -> None:
         euid = os.geteuid()
@@ -172,11 +182,11 @@ class Keeper:
         """
         return Turn(self, recreate)
 
-    def mutex(self) -> threading.Lock:
+    def mutex(self) -> threading.RLock:
         """Return the mutex of this very process: a child's is new, its parent's may be held by a thread it lacks."""
         forks = _core.forks()
         mutex = self._mutexes.get(forks)
-        return mutex if mutex is not None else self._mutexes.setdefault(forks, threading.Lock())
+        return mutex if mutex is not None else self._mutexes.setdefault(forks, threading.RLock())
 
     def close(self) -> None:
         """Let go of everything; the store stays."""
@@ -205,12 +215,12 @@ class Turn:
                 f"this thread is already inside a turn of the writer of {keeper.name} (update, edit, or a signal "
                 "handler during publish): return the new value instead of publishing it"
             )
-        if not self._mutex.acquire(timeout=keeper.lock_timeout):
-            raise WriterBusyError(
-                f"another thread of this process is publishing in {keeper.name} and did not finish within "
-                f"{keeper.lock_timeout} s"
-            )
-        try:
+        try:  # from here on an interrupt at any instruction ends in _leave()
+            if not self._mutex.acquire(timeout=keeper.lock_timeout):
+                raise WriterBusyError(
+                    f"another thread of this process is publishing in {keeper.name} and did not finish within "
+                    f"{keeper.lock_timeout} s"
+                )
             self._thread = threading.get_ident()
             keeper._turn = self
             self._take(deadline)
@@ -222,17 +232,13 @@ class Turn:
     def _take(self, deadline: float) -> None:
         keeper = self._keeper
         while True:
-            store = self._attach()
-            core = keeper._core
-            assert core is not None
+            store, core = self.store, self.core = self._attach()
             try:
                 taken = core.try_lock() or retry_lock(core, store, deadline, keeper.lock_timeout)
             except FileNotFoundError:
                 taken = False  # the lock file has gone: attach() ends such a store
             if not taken:
                 continue
-            self.store, self.core = store, core
-            # From here on the lock is ours, and __exit__ or _leave() gives it back.
             if store.word != _core.DESTROYED and store.named():
                 break
             core.unlock()
@@ -243,8 +249,11 @@ class Turn:
         repaired = core.recover(self.work)
         if repaired:
             _log.warning("recovered %d generations of store %s that a dead writer left half-done", repaired, store.name)
+        if keeper._swept is not store:
+            self.sweep()
+            keeper._swept = store
 
-    def _attach(self) -> _core.Store:
+    def _attach(self) -> tuple[_core.Store, _core.WriterCore]:
         keeper = self._keeper
         known = keeper._store
         if known is None or self._recreate:
@@ -303,14 +312,19 @@ class Turn:
 
     def _leave(self) -> None:
         keeper = self._keeper
-        if hasattr(self, "work"):
-            self.work.close()
-        if hasattr(self, "core"):
-            self.core.unlock()
-        self._thread = 0
-        if keeper._turn is self:
-            keeper._turn = None
-        self._mutex.release()
+        try:
+            if hasattr(self, "work"):
+                self.work.close()
+        finally:
+            try:
+                if hasattr(self, "core"):
+                    self.core.unlock()  # nothing, if it was not taken
+            finally:
+                self._thread = 0
+                if keeper._turn is self:
+                    keeper._turn = None
+                with contextlib.suppress(RuntimeError):  # not acquired
+                    self._mutex.release()
 
 
 def owner_of(store: _core.Store) -> tuple[int, int]:
@@ -366,6 +380,8 @@ def finish(store: _core.Store, core: _core.WriterCore, timeout: float) -> None:
         WriterBusyError: the lock was not free within ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
+    # First of all, and without a lock: whoever still has the lost one can not flip any more.
+    core.give_notice()
     while store.named():
         segments.create_empty(store.name, store.epoch, "lock", 0o600, *owner_of(store))
         try:
@@ -387,7 +403,7 @@ def end(store: _core.Store, core: _core.WriterCore) -> None:
     core.end(Work(store))
     mine = [item for item in segments.found(store.name) if item.epoch == store.epoch.hex()]
     for item in sorted(mine, key=lambda item: not item.what.isdigit()):
-        if item.what != "lock":
+        if item.what != "lock" and segments.is_ours(item.filename, store.uid):
             segments.unlink("/" + item.filename)
     if store.named():
         segments.unlink(f"/{segments.PREFIX}{store.name}")

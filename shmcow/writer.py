@@ -18,6 +18,7 @@ from shmcow.codecs import Codec, Part
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
+    CorruptSegmentError,
     DecodeError,
     NotPublishedError,
     ShmcowError,
@@ -199,7 +200,7 @@ class Writer(Generic[T]):
             raise ValueError(f"lock_timeout is a number of seconds, 0 or more, found {lock_timeout!r}")
         first = self._encode(initial) if initial is not _MISSING and self._codec is not None else None
         self._keeper = Keeper(name, settings, lock_timeout)
-        self._store = self._keeper.attach(create=True)
+        self._store, _ = self._keeper.attach(create=True)
         self._adopt_codec(codec)
         self._configure(settings)
         if initial is not _MISSING and self._store.word == 0:
@@ -263,6 +264,7 @@ class Writer(Generic[T]):
             WriterBusyError: another writer did not finish within ``lock_timeout``.
             OutOfSharedMemoryError: no room, and no retained version left to give up.
             StoreDestroyedError: only with ``expected``: the store is gone. Without, it is created again.
+            KeyboardInterrupt: may come after the value has become visible, while old versions are being reclaimed.
 
         Concurrency: any thread and process; linearized by one compare-and-swap (csrc/PROTOCOL.md).
         """
@@ -473,10 +475,11 @@ class Writer(Generic[T]):
             )
 
     def _current_entry(self) -> dict[str, Any] | None:
-        try:
-            return self._store.hold().entry
-        except (NotPublishedError, StoreDestroyedError):
-            return None
+        current = self._store.word & _core.VERSION_MAX
+        for version, _, entry in self._store.generations():
+            if version == current:
+                return entry
+        return None
 
     def _configure(self, settings: Settings) -> None:
         store = self._store
@@ -486,7 +489,6 @@ class Writer(Generic[T]):
             with self._turn(recreate=True) as turn:
                 if (retain, limit) != (turn.store.retain, turn.store.max_total_bytes):
                     turn.core.configure(retain, limit)
-                turn.sweep()
         except WriterBusyError:
             if (retain, limit) != (store.retain, store.max_total_bytes):
                 raise
@@ -596,7 +598,10 @@ class Writer(Generic[T]):
         """Refuse to change a store's schema to one that cannot read what is current."""
         codec = self._codec
         assert codec is not None
-        hold = store.hold()
+        try:
+            hold = store.hold()
+        except CorruptSegmentError:
+            return  # nothing to compare with: the next version mends it
         entry = hold.entry
         where = f"version {entry['version']} of store {self._name}"
         choose(Decoding(codec), entry, where)
@@ -620,7 +625,7 @@ class Writer(Generic[T]):
     def _validate(self, turn: Turn, encoded: _Encoded) -> None:
         try:
             old = self._load(turn.store.hold()).value
-        except (NotPublishedError, DecodeError):
+        except (NotPublishedError, DecodeError, CorruptSegmentError):
             old = None
         try:
             validators.run(self._validators, old, encoded.decoded, encoded.size_bytes)
