@@ -32,25 +32,32 @@ PyObject *core_text(const char *text, size_t room)
 static const struct {
     int result;
     const char *class_name;
-    const char *text; /* %s: path, %llu: version */
+    const char *text; /* %1$s: the store's name, %2$llu: the version */
 } failures[] = {
-    {SHMCOW_EMPTY, "NotPublishedError", "no version has been published in %s yet: publish one, or pass default="},
+    {SHMCOW_EMPTY, "NotPublishedError", "no version has been published in store %1$s yet: publish one, or pass default="},
     {SHMCOW_GONE, "VersionGoneError",
-     "version %2$llu of %1$s cannot be opened: it was reclaimed, or never published; hold it, or raise retain="},
-    {SHMCOW_ENDED, "StoreDestroyedError", "the store %s was destroyed: create it again with Writer(...)"},
+     "version %2$llu of store %1$s cannot be opened: it was reclaimed, or never published; hold it, or raise retain="},
+    {SHMCOW_ENDED, "StoreDestroyedError", "store %1$s was destroyed: create it again with Writer(...)"},
     {SHMCOW_CORRUPT, "CorruptSegmentError",
-     "the generation table of %s contradicts itself: destroy the store and publish again"},
+     "the generation table of store %1$s contradicts itself: destroy the store and publish again"},
     {SHMCOW_MISSING, "CorruptSegmentError",
-     "a segment of the current version of %s is missing or is not what its entry says: was it removed or overwritten "
-     "from outside? publish again"},
+     "a segment of store %1$s is missing or is not what its entry says: was it removed or overwritten from outside? "
+     "publish again"},
     {SHMCOW_RACED, "WriterBusyError",
-     "another writer changed %s although this one held the writer lock: was the lock file removed? nothing was "
+     "another writer changed store %1$s although this one held the writer lock: was the lock file removed? nothing was "
      "published, try again"},
     {SHMCOW_QUOTA, "OutOfSharedMemoryError",
-     "the new version of %s would exceed max_total_bytes, and no version is left to give up: raise max_total_bytes or "
-     "publish less"},
-    {SHMCOW_CROWDED, "OutOfSharedMemoryError", "no generation of %s can be freed for another version"},
+     "the new version of store %1$s would exceed max_total_bytes, and no version is left to give up: raise "
+     "max_total_bytes, or publish less"},
+    {SHMCOW_CROWDED, "OutOfSharedMemoryError", "no generation of store %1$s can be freed for another version"},
 };
+
+/* The store's name, out of its header's path. */
+static const char *store_name(const char *path)
+{
+    const char *name = strstr(path, "shmcow.");
+    return name != NULL ? name + strlen("shmcow.") : path;
+}
 
 static PyObject *fail_protocol(core_state *state, int result, const char *path, unsigned long long version)
 {
@@ -59,7 +66,7 @@ static PyObject *fail_protocol(core_state *state, int result, const char *path, 
             continue;
         PyObject *class = PyObject_GetAttrString(state->errors, failures[k].class_name);
         char text[PATH_MAX + 256];
-        snprintf(text, sizeof text, failures[k].text, path, version);
+        snprintf(text, sizeof text, failures[k].text, store_name(path), version);
         if (class != NULL)
             PyErr_SetString(class, text);
         Py_XDECREF(class);

@@ -143,7 +143,8 @@ static int read_header(core_state *state, store_object *self, const char *path)
     if (fd == -ENOENT) {
         PyObject *class = PyObject_GetAttrString(state->errors, "StoreNotFoundError");
         if (class != NULL)
-            PyErr_Format(class, "there is no store %s: create it with Writer(...), or pass default=", path);
+            PyErr_Format(class, "there is no store %s (no %s): has its writer been started?",
+                         strstr(path, "shmcow.") ? strstr(path, "shmcow.") + strlen("shmcow.") : path, path);
         Py_XDECREF(class);
         return -1;
     }

@@ -174,13 +174,14 @@ class Keeper:
     def _forget(self) -> None:
         self._store = self._core = None
 
-    def turn(self, *, recreate: bool) -> Turn:
+    def turn(self, *, recreate: bool, timeout: float | None = None) -> Turn:
         """Return a turn under the writer lock, to be entered with ``with``.
 
         Args:
             recreate: whether a store that was destroyed or removed meanwhile is created again.
+            timeout: how long to wait for the lock, in seconds; None: ``lock_timeout``.
         """
-        return Turn(self, recreate)
+        return Turn(self, recreate, self.lock_timeout if timeout is None else timeout)
 
     def mutex(self) -> threading.RLock:
         """Return the mutex of this very process: a child's is new, its parent's may be held by a thread it lacks."""
@@ -200,15 +201,16 @@ class Turn:
     core: _core.WriterCore
     work: Work
 
-    def __init__(self, keeper: Keeper, recreate: bool) -> None:
+    def __init__(self, keeper: Keeper, recreate: bool, timeout: float) -> None:
         self._keeper = keeper
         self._recreate = recreate
+        self._timeout = timeout
         self._mutex = keeper.mutex()
         self._thread = 0
 
     def __enter__(self) -> Self:
         keeper = self._keeper
-        deadline = time.monotonic() + keeper.lock_timeout
+        deadline = time.monotonic() + self._timeout
         outer = keeper._turn
         if outer is not None and outer._thread == threading.get_ident() and outer._mutex is self._mutex:
             raise WriterBusyError(
@@ -216,10 +218,10 @@ class Turn:
                 "handler during publish): return the new value instead of publishing it"
             )
         try:  # from here on an interrupt at any instruction ends in _leave()
-            if not self._mutex.acquire(timeout=keeper.lock_timeout):
+            if not self._mutex.acquire(timeout=self._timeout):
                 raise WriterBusyError(
                     f"another thread of this process is publishing in {keeper.name} and did not finish within "
-                    f"{keeper.lock_timeout} s"
+                    f"{self._timeout} s"
                 )
             self._thread = threading.get_ident()
             keeper._turn = self
@@ -234,7 +236,7 @@ class Turn:
         while True:
             store, core = self.store, self.core = self._attach()
             try:
-                taken = core.try_lock() or retry_lock(core, store, deadline, keeper.lock_timeout)
+                taken = core.try_lock() or retry_lock(core, store, deadline, self._timeout)
             except FileNotFoundError:
                 taken = False  # the lock file has gone: attach() ends such a store
             if not taken:
@@ -248,7 +250,7 @@ class Turn:
         self.work = Work(store)
         repaired = core.recover(self.work)
         if repaired:
-            _log.warning("recovered %d generations of store %s that a dead writer left half-done", repaired, store.name)
+            _log.info("recovered %d generations of store %s that a dead writer left half-done", repaired, store.name)
         if keeper._swept is not store:
             self.sweep()
             keeper._swept = store

@@ -85,6 +85,7 @@ class Writer(Generic[T]):
         type: of the values; what does not fit is refused before anybody sees it.
         codec: a codec object, such as ``JSON(Config)``; excludes ``type``. Default: MsgPack, or what the store has.
         initial: published if the store has no version yet.
+        create: False attaches only, and raises StoreNotFoundError if there is no store.
         retain: how many older versions stay openable (default 4); None: leave it as it is.
         max_total_bytes: limit of all segments together; retained versions are given up first. 0: no limit; None:
             leave it as it is.
@@ -99,6 +100,7 @@ class Writer(Generic[T]):
         created: whether this Writer made the store.
 
     Raises:
+        StoreNotFoundError: there is no store, with ``create=False``.
         NotOwnerError: the store belongs to another user.
         IncompatibleStoreError: something else has its name, or it is of another ABI.
         CodecMismatchError: ``codec`` is not the one that the store uses.
@@ -126,6 +128,7 @@ class Writer(Generic[T]):
         *,
         type: TypeForm[T],
         initial: T = ...,
+        create: bool = ...,
         retain: int | None = ...,
         max_total_bytes: int | None = ...,
         mode: int = ...,
@@ -142,6 +145,7 @@ class Writer(Generic[T]):
         *,
         codec: Codec[T],
         initial: T = ...,
+        create: bool = ...,
         retain: int | None = ...,
         max_total_bytes: int | None = ...,
         mode: int = ...,
@@ -157,6 +161,7 @@ class Writer(Generic[T]):
         name: str,
         *,
         initial: Any = ...,
+        create: bool = ...,
         retain: int | None = ...,
         max_total_bytes: int | None = ...,
         mode: int = ...,
@@ -173,6 +178,7 @@ class Writer(Generic[T]):
         type: Any = None,  # noqa: A002
         codec: Codec[Any] | None = None,
         initial: Any = _MISSING,
+        create: bool = True,
         retain: int | None = None,
         max_total_bytes: int | None = None,
         mode: int = 0o600,
@@ -200,7 +206,7 @@ class Writer(Generic[T]):
             raise ValueError(f"lock_timeout is a number of seconds, 0 or more, found {lock_timeout!r}")
         first = self._encode(initial) if initial is not _MISSING and self._codec is not None else None
         self._keeper = Keeper(name, settings, lock_timeout)
-        self._store, _ = self._keeper.attach(create=True)
+        self._store, _ = self._keeper.attach(create=create)
         self._adopt_codec(codec)
         self._configure(settings)
         if initial is not _MISSING and self._store.word == 0:
@@ -453,8 +459,8 @@ class Writer(Generic[T]):
             raise ClosedError(f"the writer of store {self._name} was closed: make a new one")
 
     @contextlib.contextmanager
-    def _turn(self, *, recreate: bool) -> Iterator[Turn]:
-        with self._keeper.turn(recreate=recreate) as turn:
+    def _turn(self, *, recreate: bool, timeout: float | None = None) -> Iterator[Turn]:
+        with self._keeper.turn(recreate=recreate, timeout=timeout) as turn:
             if turn.store is not self._store:
                 self._store, self._fits = turn.store, 0
             yield turn
@@ -485,12 +491,13 @@ class Writer(Generic[T]):
         store = self._store
         retain = store.retain if settings.retain is None else settings.retain
         limit = store.max_total_bytes if settings.max_total_bytes is None else settings.max_total_bytes
+        changes = (retain, limit) != (store.retain, store.max_total_bytes)
         try:
-            with self._turn(recreate=True) as turn:
+            with self._turn(recreate=True, timeout=None if changes else 0) as turn:
                 if (retain, limit) != (turn.store.retain, turn.store.max_total_bytes):
                     turn.core.configure(retain, limit)
         except WriterBusyError:
-            if (retain, limit) != (store.retain, store.max_total_bytes):
+            if changes:
                 raise
             # Somebody is publishing, and recovers and sweeps as well as we would.
 

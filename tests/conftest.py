@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 SHM = Path("/dev/shm")
+OURS = f"t-{os.getpid()}-"  # what the stores of this run are called: others may run tests beside it
 
 
 def shm_names() -> set[str]:
-    """Return the names of all shmcow objects in shared memory."""
-    return {entry for entry in os.listdir(SHM) if entry.startswith("shmcow.")}
+    """Return the names of this run's objects in shared memory."""
+    return {entry for entry in os.listdir(SHM) if entry.startswith(f"shmcow.{OURS}")}
 
 
 def open_descriptors() -> dict[str, str]:
@@ -43,15 +44,15 @@ def child_pids() -> set[int]:
 def leaves_nothing_behind() -> Iterator[None]:
     """Fail a test that leaves a name in shared memory, a descriptor on it, or a child process."""
     names, children = shm_names(), child_pids()
-    descriptors = set(open_descriptors().values())
+    descriptors = set(open_descriptors())
     yield
     gc.collect()
     left = sorted(shm_names() - names)
     for name in left:
         (SHM / name).unlink(missing_ok=True)
     assert not left, f"left in shared memory: {left}"
-    kept = {target for target in open_descriptors().values() if target not in descriptors}
-    assert not kept, f"descriptors left open: {sorted(kept)}"
+    kept = [target for number, target in open_descriptors().items() if number not in descriptors]
+    assert not kept, f"descriptors left open: {kept}"
     assert not child_pids() - children, "a child process was left behind"
 
 
@@ -60,7 +61,7 @@ def name() -> Iterator[str]:
     """A store name that no other test or run uses; whatever has it afterwards is destroyed."""
     import shmcow
 
-    store = f"t-{os.getpid()}-{secrets.token_hex(4)}"
+    store = OURS + secrets.token_hex(4)
     yield store
     gc.collect()
     try:

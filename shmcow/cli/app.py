@@ -1,0 +1,122 @@
+"""The ``shmcow`` command: its commands, and what becomes of their errors.
+
+A command is one module with a click command named ``command``; it is imported when it is used. To add one, add a line
+to ``COMMANDS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import Any, Final
+
+import click
+
+import shmcow
+from shmcow.cli import exits
+from shmcow.cli.text import printable
+
+__all__ = ["COMMANDS", "app", "run"]
+
+COMMANDS: Final = {
+    "demo": "shmcow.cli.demo.command",
+    "set": "shmcow.cli.set",
+}
+
+
+class _Debug:
+    """Whether ``--debug`` was given, which must be known after click has forgotten its context."""
+
+    on = False
+
+
+def _set_debug(_context: click.Context, _parameter: click.Parameter, given: bool) -> None:
+    _Debug.on = _Debug.on or given
+
+
+def _debug_option() -> click.Option:
+    return click.Option(
+        ["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show a traceback if something fails."
+    )
+
+
+class _Group(click.Group):
+    """A group that imports a command's module when it is asked for, and gives it ``--debug``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name]).command
+        if not any(parameter.name == "debug" for parameter in command.params):
+            command.params.append(_debug_option())
+        return command
+
+
+@click.group(
+    cls=_Group,
+    params=[_debug_option()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 fine, 2 usage, 3 no such store, version or path, 4 version conflict, 5 permission or owner, "
+    "6 corrupt or incompatible, 7 time-out, 8 no space, 9 validation failed, 70 a bug of ours.",
+)
+@click.version_option(shmcow.__version__, prog_name="shmcow", message="%(prog)s %(version)s")
+def app() -> None:
+    """See and change what shmcow stores in shared memory.
+
+    A store is a named sequence of versions of one value. Writers publish versions; any number of processes read the
+    newest one. To watch it happen: shmcow demo
+    """
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        The exit code; an error has been told on stderr, without a traceback unless ``--debug`` was given.
+    """
+    _Debug.on = False
+    try:
+        result: Any = app.main(args=arguments, prog_name="shmcow", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as exc:
+        _trace()
+        exc.show()
+        return exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _trace()
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone: end as if by SIGPIPE, and let the interpreter's last flush go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as exc:
+        return _tell(exc)
+    return result if isinstance(result, int) else 0
+
+
+def _trace() -> None:
+    if _Debug.on:
+        traceback.print_exc()
+
+
+def _tell(exc: Exception) -> int:
+    _trace()
+    code = exits.exit_code(exc)
+    if code is not None:
+        click.echo(f"shmcow: {printable(str(exc) or type(exc).__name__)}", err=True)
+        return code
+    click.echo(f"shmcow: {type(exc).__name__}: {printable(str(exc))}", err=True)
+    hint = "" if _Debug.on else ": please report it with what `shmcow --debug ...` shows"
+    click.echo(f"shmcow: this is a bug in shmcow, not in what you typed{hint}", err=True)
+    return exits.OUR_BUG

@@ -1,0 +1,54 @@
+"""Kinds of arguments that several commands take."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from shmcow.cli.text import printable
+from shmcow.segments import check_name
+
+__all__ = ["STORE", "TYPE"]
+
+
+class _Store(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic in newer clicks only
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return check_name(value)
+        except ValueError as exc:
+            self.fail(printable(str(exc)), param, ctx)
+
+
+class _Type(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """``module:Class``, imported from where the command runs as well."""
+
+    name = "module:class"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        module, colon, path = value.partition(":")
+        if not (module and colon and path):
+            self.fail(f"{printable(value)!r} is not of the form module:Class, such as shop.config:Config", param, ctx)
+        here = os.getcwd()
+        if here not in sys.path:
+            sys.path.insert(0, here)
+        try:
+            found: Any = importlib.import_module(module)
+        except Exception as exc:  # whatever the user's module raises is for the user
+            self.fail(f"cannot import {printable(module)}: {type(exc).__name__}: {printable(str(exc))}", param, ctx)
+        for name in path.split("."):
+            if not hasattr(found, name):
+                self.fail(f"{printable(module)} has no {printable(path)}", param, ctx)
+            found = getattr(found, name)
+        return found
+
+
+STORE = _Store()
+TYPE = _Type()

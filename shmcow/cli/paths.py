@@ -1,0 +1,180 @@
+"""Parts of a value, by path: ``hosts.0``, ``db.pool.size``, or a JSON pointer such as ``/a.b/0``.
+
+A path names keys as they are stored (as in the JSON of the value), whatever class the value is decoded to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shmcow import codecs, frozen
+from shmcow.cli.exits import PathNotFoundError
+from shmcow.cli.text import shortened
+from shmcow.errors import DecodeError, ValidationError
+
+__all__ = ["parse_path", "replaced", "replaced_typed"]
+
+_SHOWN = 12  # keys named in a message
+
+
+def parse_path(text: str) -> tuple[str, ...]:
+    """Return the steps of a path: dotted, or a JSON pointer (RFC 6901) if it starts with a slash.
+
+    Raises:
+        ValueError: it is empty, or a step of a dotted path is.
+
+    Concurrency: pure.
+    """
+    if text.startswith("/"):
+        return tuple(step.replace("~1", "/").replace("~0", "~") for step in text[1:].split("/"))
+    steps = tuple(text.split("."))
+    if not all(steps):
+        raise ValueError(
+            "a path is keys and indexes joined by dots, such as db.hosts.0 (or a JSON pointer: /db/hosts/0)"
+        )
+    return steps
+
+
+def replaced(value: Any, steps: tuple[str, ...], new: Any) -> Any:
+    """Return a value with one part replaced; the value itself is left as it is.
+
+    Args:
+        value: made of dicts, lists and scalars; a dict's missing key is added at the last step.
+        steps: the path, at least one step.
+        new: what to put there.
+
+    Raises:
+        PathNotFoundError: there is no such part; says what there is.
+
+    Concurrency: pure.
+    """
+    return _replaced(value, steps, 0, new)
+
+
+def replaced_typed(value: Any, steps: tuple[str, ...], new: Any, codec: codecs.Codec[Any]) -> Any:
+    """Return a value of any class with one part replaced by plain data, as the stored form of the value has it.
+
+    Args:
+        value: what ``codec`` encodes.
+        steps: the path in the stored form: there a field has its encoded name, and an instance is a dict or list.
+        new: made of dicts, lists and scalars.
+        codec: of the store, with its type.
+
+    Raises:
+        PathNotFoundError: there is no such part, or the class has no such field.
+        ValidationError: the result does not fit the type.
+
+    Concurrency: pure.
+    """
+    plain = codecs.for_name(codec.name)
+    stored = plain.decode_parts([_view(part) for part in codec.encode_parts(value)])
+    changed = replaced(stored, steps, new)
+    if codec.type is Any:
+        return changed
+    try:
+        result = codec.decode_parts([_view(part) for part in plain.encode_parts(changed)])
+    except DecodeError as exc:
+        raise ValidationError(f"the new value does not fit: {exc}") from exc
+    _check_field(result, steps)
+    return result
+
+
+def _view(part: codecs.Part) -> memoryview:
+    return memoryview(b"".join(part.buffers))
+
+
+def _replaced(value: Any, steps: tuple[str, ...], depth: int, new: Any) -> Any:
+    last = depth == len(steps) - 1
+    if isinstance(value, dict):
+        key = _key(value, steps[depth])
+        if key not in value and not last:
+            raise _missing(steps, depth, f"known keys: {_listed(value)}")
+        return {**value, key: new if last else _replaced(value[key], steps, depth + 1, new)}
+    if isinstance(value, (list, tuple)):
+        index = _index(steps, depth, len(value))
+        copy = list(value)
+        copy[index] = new if last else _replaced(copy[index], steps, depth + 1, new)
+        return copy
+    raise _missing(steps, depth, f"{_where(steps, depth)} is {_kind(value)}, which has no parts")
+
+
+def _key(value: dict[Any, Any], step: str) -> Any:
+    """The key that a step means: the text itself, or the only kind of key that reads like it (MessagePack has more)."""
+    if step in value:
+        return step
+    for key in value:
+        if not isinstance(key, str) and str(key) == step:
+            return key
+    if value and all(type(key) is int for key in value) and step.removeprefix("-").isdecimal():
+        return int(step)
+    return step
+
+
+def _index(steps: tuple[str, ...], depth: int, length: int) -> int:
+    step = steps[depth]
+    if step.isdecimal() and int(step) < length:
+        return int(step)
+    there = f"{_where(steps, depth)} is a list with " + (f"indexes 0 to {length - 1}" if length else "nothing in it")
+    raise _missing(steps, depth, there)
+
+
+def _missing(steps: tuple[str, ...], depth: int, there: str) -> PathNotFoundError:
+    return PathNotFoundError(f"no {shortened(_joined(steps[: depth + 1]), 80)}: {there}")
+
+
+def _joined(steps: tuple[str, ...]) -> str:
+    if any(not step or "." in step or step.startswith("/") for step in steps):
+        return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
+    return ".".join(steps)
+
+
+def _where(steps: tuple[str, ...], depth: int) -> str:
+    return shortened(_joined(steps[:depth]), 80) if depth else "the value"
+
+
+def _listed(keys: Any) -> str:
+    names = [str(key) for key in keys]
+    shown = ", ".join(shortened(name, 40) for name in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return shown + more if names else "none"
+
+
+def _kind(value: Any) -> str:
+    kinds = {str: "a text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _check_field(value: Any, steps: tuple[str, ...]) -> None:
+    """Refuse a step that no field has: decoding ignores an unknown key, and what was asked for would be lost."""
+    for depth, step in enumerate(steps):
+        if isinstance(value, dict):
+            key = _key(value, step)
+            if key not in value:
+                return
+            value = value[key]
+        elif isinstance(value, (list, tuple)) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            fields = _fields(value)
+            if fields is None:
+                return
+            if step not in fields:
+                names = [name for name in fields if not name.isdecimal()] or list(fields)
+                raise _missing(steps, depth, f"the fields of {type(value).__qualname__} are {_listed(names)}")
+            value = getattr(value, fields[step], None)
+
+
+def _fields(value: Any) -> dict[str, str] | None:
+    """Steps that an instance takes -> its attributes; None: it is no class with fields."""
+    if isinstance(value, msgspec.Struct):
+        if value.__struct_config__.array_like:
+            shift = value.__struct_config__.tag is not None
+            return {str(n + shift): name for n, name in enumerate(value.__struct_fields__)}
+        fields = dict(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
+        if value.__struct_config__.tag_field is not None:
+            fields.setdefault(value.__struct_config__.tag_field, "")
+        return fields
+    form = frozen.shape(type(value))
+    return None if form is None else {name: name for name in form.fields}

@@ -1,0 +1,68 @@
+"""``shmcow set``: replace one part of a store's value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from shmcow import Writer, codecs
+from shmcow.cli import params, paths
+from shmcow.cli.text import shortened
+from shmcow.errors import CodecMismatchError
+
+__all__ = ["command"]
+
+
+# A VALUE such as -5 is no option.
+@click.command("set", context_settings={"ignore_unknown_options": True})
+@click.argument("name", type=params.STORE)
+@click.argument("path")
+@click.argument("value")
+@click.option("--string", is_flag=True, help="Take VALUE as text, not as JSON.")
+@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="The type of the store's values.")
+@click.option("--message", default="", help="Why; kept with the version.")
+@click.option("--author", default="", help="Who; kept with the version.")
+def command(name: str, path: str, value: str, string: bool, type_: Any, message: str, author: str) -> None:
+    """Replace one part of the value of store NAME, and print the new version.
+
+    PATH names the part: keys and indexes joined by dots, such as db.pool.size or hosts.0, or a JSON pointer. VALUE is
+    JSON. What other writers change at the same time is kept. A dict's last key may be a new one.
+
+    \b
+    Examples:
+      shmcow set app-config timeout 2.5
+      shmcow set app-config hosts.0 '"db-2.example"' --message "db-1 retires"
+      shmcow set app-config banner 'Back at noon' --string
+      shmcow set orders limits.max 10 --type shop.config:Limits
+    """
+    try:
+        steps = paths.parse_path(path)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="PATH") from exc
+    new = value if string else _from_json(value)
+    click.echo(_set(name, steps, new, type_, {"message": message, "author": author, "source": "shmcow set"}))
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as exc:
+        quoted = msgspec.json.encode(text.encode("utf-8", "replace").decode()).decode().replace("'", "'\\''")
+        raise click.BadParameter(
+            f"{shortened(text, 60)} is no JSON ({exc}). For a text, quote it as JSON, '{shortened(quoted, 60)}', "
+            "or use --string",
+            param_hint="VALUE",
+        ) from exc
+
+
+def _set(name: str, steps: tuple[str, ...], new: Any, type_: Any, said: dict[str, str]) -> int:
+    with Writer(name, type=type_, create=False) as writer:
+        codec = codecs.for_name(writer.snapshot().codec, Any if type_ is None else type_)
+        try:
+            return writer.update(lambda old: paths.replaced_typed(old, steps, new, codec), **said)
+        except CodecMismatchError as exc:
+            if type_ is not None:
+                raise
+            raise CodecMismatchError(f"{exc} (here: shmcow set ... --type MODULE:CLASS)") from exc
