@@ -56,7 +56,13 @@ setup(
             include_dirs=["csrc"],
             define_macros=[("_GNU_SOURCE", None), ("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
-            extra_compile_args=["-std=c11", "-O2", *WARNINGS, *os.environ.get("SHMCOW_CFLAGS", "").split()],
+            extra_compile_args=[
+                "-std=c11",
+                "-O2",
+                "-fvisibility=hidden",
+                *WARNINGS,
+                *os.environ.get("SHMCOW_CFLAGS", "").split(),
+            ],
             extra_link_args=["-pthread", *os.environ.get("SHMCOW_LDFLAGS", "").split()],
         )
     ],

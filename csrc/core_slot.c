@@ -31,13 +31,33 @@ static inline int slot_fresh(slot_object *self)
     return now == self->word && self->forks == shmcow_forks() && --self->countdown != 0;
 }
 
+/* The slow path is for changes. When only the countdown has run out, and the store still has its name, nothing has
+   changed: a look at that takes a system call or two, and no Python. */
+static bool slot_still(slot_object *self)
+{
+    if (self->countdown != 0 || self->store == NULL ||
+        atomic_load_explicit(self->current, memory_order_relaxed) != self->word || self->forks != shmcow_forks() ||
+        shmcow_same_file(self->store->path, self->store->dev, self->store->ino) != 1)
+        return false;
+    core_refresh(self->store);
+    self->countdown = SLOT_LOOKS;
+    return true;
+}
+
+__attribute__((noinline)) static PyObject *slot_slow(slot_object *self, PyObject **cached, const char *method)
+{
+    if (slot_still(self))
+        return Py_NewRef(*cached);
+    self->countdown = 1;
+    return PyObject_CallMethod((PyObject *)self, method, NULL);
+}
+
 static PyObject *slot_get(slot_object *self, PyObject *ignored)
 {
     (void)ignored;
     if (slot_fresh(self))
         return Py_NewRef(self->value);
-    self->countdown = 1;
-    return PyObject_CallMethod((PyObject *)self, "_slow_get", NULL);
+    return slot_slow(self, &self->value, "_slow_get");
 }
 
 static PyObject *slot_snapshot(slot_object *self, PyObject *ignored)
@@ -45,8 +65,7 @@ static PyObject *slot_snapshot(slot_object *self, PyObject *ignored)
     (void)ignored;
     if (slot_fresh(self))
         return Py_NewRef(self->snapshot);
-    self->countdown = 1;
-    return PyObject_CallMethod((PyObject *)self, "_slow_snapshot", NULL);
+    return slot_slow(self, &self->snapshot, "_slow_snapshot");
 }
 
 static bool is_store(PyObject *object)

@@ -144,6 +144,20 @@ static int ready_fd(writer_object *self, shmcow_fd *node, const char *object, in
     return r < 0 ? r : 0;
 }
 
+static bool still_there(writer_object *self, const shmcow_fd *node, const char *object)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s%s", self->store->prefix, object);
+    return n > 0 && (size_t)n < sizeof path && shmcow_same_file(path, node->dev, node->ino) == 1;
+}
+
+static void now_locked(writer_object *self)
+{
+    self->locked = true;
+    self->locked_forks = shmcow_forks();
+    atomic_store_explicit(&self->h->lock_pid, (uint64_t)getpid(), memory_order_relaxed);
+}
+
 PyDoc_STRVAR(try_lock_doc, "try_lock() -> bool\n\nTry to take the writer lock, once. FileNotFoundError if its file is gone.");
 static PyObject *writer_try_lock(writer_object *self, PyObject *ignored)
 {
@@ -163,9 +177,7 @@ static PyObject *writer_try_lock(writer_object *self, PyObject *ignored)
         uint64_t ino = self->lock->ino;
         r = ready_fd(self, self->lock, "lock", O_RDWR);
         if (r == 0 && self->lock->ino == ino) {
-            self->locked = true;
-            self->locked_forks = shmcow_forks();
-            atomic_store_explicit(&self->h->lock_pid, (uint64_t)getpid(), memory_order_relaxed);
+            now_locked(self);
             Py_RETURN_TRUE;
         }
         if (r < 0) {
@@ -179,6 +191,25 @@ static PyObject *writer_try_lock(writer_object *self, PyObject *ignored)
 static bool holds_lock(const writer_object *self)
 {
     return self->locked && self->locked_forks == shmcow_forks();
+}
+
+PyDoc_STRVAR(enter_doc, "enter() -> bool\n\nTake the writer lock if it is free and everything is where it was at the last turn: "
+                        "descriptors, names, the store. False: nothing is taken, and why is for others to find out.");
+static PyObject *writer_enter(writer_object *self, PyObject *ignored)
+{
+    (void)ignored;
+    if (!shmcow_fd_valid(self->lock) || shmcow_lock_byte(atomic_load(&self->lock->fd), F_WRLCK, 0) < 0)
+        Py_RETURN_FALSE;
+    SHMCOW_STEP("lock.taken");
+    /* all of it after the lock: whoever takes a name away by the rules holds the lock meanwhile */
+    if (still_there(self, self->lock, "lock") && shmcow_fd_valid(self->test) && still_there(self, self->test, "holds") &&
+        shmcow_same_file(self->store->path, self->store->dev, self->store->ino) == 1 &&
+        shmcow_load_current(self->h) != SHMCOW_DESTROYED) {
+        now_locked(self);
+        Py_RETURN_TRUE;
+    }
+    (void)shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0);
+    Py_RETURN_FALSE;
 }
 
 PyDoc_STRVAR(unlock_doc, "unlock() -> None\n\nRelease the writer lock; in a forked child, nothing: the lock is the parent's.");
@@ -373,6 +404,7 @@ static PyObject *writer_get_locked(writer_object *self, void *ignored)
 
 static PyMethodDef writer_methods[] = {
     {"try_lock", (PyCFunction)writer_try_lock, METH_NOARGS, try_lock_doc},
+    {"enter", (PyCFunction)writer_enter, METH_NOARGS, enter_doc},
     {"unlock", (PyCFunction)writer_unlock, METH_NOARGS, unlock_doc},
     {"ready_holds", (PyCFunction)writer_ready_holds, METH_NOARGS, ready_doc},
     {"recover", (PyCFunction)writer_recover, METH_O, recover_doc},

@@ -13,6 +13,7 @@ import datetime
 import decimal
 import enum
 import functools
+import operator
 import types
 import typing
 import uuid
@@ -346,7 +347,21 @@ def _tuple_handler(handlers: _Handlers, make: Callable[[list[Any]], Any]) -> _Ha
 
 
 def _record_handler(handlers: _Handlers, form: Shape) -> _Handler:
+    # All fields in one C call; a class without fields has nothing to look at, one field comes without a tuple.
+    several = len(form.fields) > 1
+    look = operator.attrgetter(*form.fields) if several else None
+
     def handle(value: Any) -> Any:
+        if look is not None:
+            try:
+                found = look(value)
+            except AttributeError:  # a field that is not set
+                found = None
+            if found is not None:
+                if form.frozen and handlers.leaves.issuperset(map(type, found)):
+                    return value
+                changes = _changed(handlers, zip(form.fields, found, strict=True))
+                return clone(value, form, changes) if changes or not form.frozen else value
         items = [(name, getattr(value, name)) for name in form.fields if hasattr(value, name)]
         changes = _changed(handlers, items)
         # Never in place, not even in a value that was decoded a moment ago: a default such as `pool: Pool = Pool()` is

@@ -164,7 +164,7 @@ class Reader(_core.Slot, Generic[T]):
         elif freeze and type is not None:
             check_frozen(type)
         self._name = check_name(name)
-        self._how = Decoding(codec, Any if type is None else type, freeze, transform, verify)
+        self._how = Decoding(codec, Any if type is None else type, freeze, transform, verify, {})
         self._default = default
         self._raises = on_bad == "raise"
         self._owner = _uid_of(owner)

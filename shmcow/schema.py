@@ -265,3 +265,26 @@ def _member(member: enum.Enum) -> str:
     # The repr of an odd value (an object's address) would differ between processes.
     value = member.value
     return f"{member.name}={value!r}" if isinstance(value, (int, str)) else f"{member.name}:{type(value).__name__}"
+
+
+def is_bounded(type: Any) -> bool:  # noqa: A002
+    """Tell whether the type itself limits how deep its values nest: nothing of unknown type, no type inside itself.
+
+    Args:
+        type: a type that msgspec supports.
+
+    Returns:
+        False also for what msgspec leaves to a hook, and for no type.
+
+    Concurrency: pure.
+    """
+    return type is not None and type is not Any and _is_bounded(inspect_type(type), ())
+
+
+def _is_bounded(info: Any, above: tuple[int, ...]) -> bool:
+    if isinstance(info, (msgspec.inspect.AnyType, msgspec.inspect.CustomType, msgspec.inspect.RawType)):
+        return False
+    if id(info) in above:
+        return False
+    inside = [*parts_of(info), *(field.type for field in getattr(info, "fields", ()))]
+    return all(_is_bounded(part, (*above, id(info))) for part in inside)

@@ -13,15 +13,12 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import posix_ipc
 
 from shmcow import _core
 from shmcow.errors import IncompatibleStoreError, NotOwnerError, OutOfSharedMemoryError, ShmcowError
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 DIRECTORY = "/dev/shm"
 PREFIX = "shmcow."
@@ -177,10 +174,10 @@ def sweep(store: str, epoch: bytes, listed: frozenset[int], uid: int) -> list[st
 
 
 class _Job:
-    __slots__ = ("buffers", "codec", "crc", "fd", "flags", "left", "length")
+    __slots__ = ("codec", "crc", "fd", "flags", "left", "length", "views")
 
-    def __init__(self, buffers: list[Buffer], length: int, crc: int, flags: int, codec: str) -> None:
-        self.buffers = buffers
+    def __init__(self, views: list[memoryview], length: int, crc: int, flags: int, codec: str) -> None:
+        self.views = views
         self.length = length
         self.crc = crc
         self.flags = flags
@@ -190,26 +187,30 @@ class _Job:
 
 
 class Work:
-    """What one turn under the writer lock does to segments: the C protocol calls ``fill`` and ``unlink``.
+    """What turns under the writer lock do to segments: the C protocol calls ``fill`` and ``unlink``.
 
-    Concurrency: for one thread, during one turn. ``fill`` may be called again for a part after ENOSPC, and goes on
-    where the room ended.
+    Concurrency: for one thread, during one turn at a time. ``fill`` may be called again for a part after ENOSPC, and
+    goes on where the room ended.
     """
 
     def __init__(self, store: _core.Store) -> None:
-        euid = os.geteuid()
-        self._store = store.name
+        self._ids = os.geteuid(), os.getegid()
+        self._store = store
         self._epoch = store.epoch
         self._base = f"/{PREFIX}{store.name}.{store.epoch.hex()}."
         self._mode = store.mode & 0o444
-        self._uid = -1 if euid == store.uid else store.uid
         self._owner = store.uid
-        self._gid = -1 if os.getegid() == store.gid else store.gid
+        self._uid = -1 if self._ids[0] == store.uid else store.uid
+        self._gid = -1 if self._ids[1] == store.gid else store.gid
         self._jobs: list[_Job] = []
 
-    def add(self, buffers: list[Buffer], length: int, crc: int, flags: int, codec: str) -> None:
-        """Say what the next part consists of; its segment gets written when the protocol asks for it."""
-        self._jobs.append(_Job(buffers, length, crc, flags, codec))
+    def serves(self, store: _core.Store) -> bool:
+        """Tell whether this was made for that store, by who this process still is."""
+        return self._store is store and self._ids == (os.geteuid(), os.getegid())
+
+    def add(self, views: list[memoryview], length: int, crc: int, flags: int, codec: str) -> None:
+        """Say what the next part consists of, as views of bytes; written when the protocol asks for it."""
+        self._jobs.append(_Job(views, length, crc, flags, codec))
 
     def fill(self, part: int, segment: int) -> None:
         """Make a part's segment, write payload and footer, and seal it against writing."""
@@ -223,8 +224,7 @@ class Work:
                     "try again (the next segment has another name), and find out who made it"
                 ) from None
             footer = _core.footer(self._epoch, segment, job.length, job.crc, job.flags, job.codec)
-            job.left = [memoryview(b).cast("B") for b in job.buffers]
-            job.left.append(memoryview(footer))
+            job.left = [*job.views, memoryview(footer)]
         self._write(job)
         _own(job.fd, self._mode, self._uid, self._gid)
         os.close(job.fd)
@@ -234,7 +234,8 @@ class Work:
     def _write(job: _Job) -> None:
         left = job.left
         while left:
-            written = os.writev(job.fd, left[:MAX_IOVECS])  # stops at 0x7ffff000 bytes by itself
+            batch = left if len(left) <= MAX_IOVECS else left[:MAX_IOVECS]
+            written = os.writev(job.fd, batch)  # stops at 0x7ffff000 bytes by itself
             done = 0
             while done < len(left) and written >= left[done].nbytes:
                 written -= left[done].nbytes
@@ -251,7 +252,7 @@ class Work:
         except (NotOwnerError, OSError) as exc:
             if not is_ours(name[1:], self._owner):
                 return 0  # not ours, whatever it is: it must not keep a generation from being freed
-            _log.warning("could not unlink segment %d of store %s: %s", segment, self._store, exc)
+            _log.warning("could not unlink segment %d of store %s: %s", segment, self._store.name, exc)
             return exc.errno if isinstance(exc, OSError) and exc.errno else errno.EPERM
         return 0
 

@@ -39,6 +39,7 @@ class Decoding(NamedTuple):
         freeze: whether the value is deeply frozen.
         transform: applied to the value once for each version and process.
         verify: whether to check a CRC above 1 MiB too, where there is one.
+        made: keeps the built-in codecs made so far, by name: making one walks the whole type.
     """
 
     codec: Codec[Any] | None = None
@@ -46,6 +47,7 @@ class Decoding(NamedTuple):
     freeze: bool = True
     transform: Callable[[Any], Any] | None = None
     verify: bool = False
+    made: dict[str, Codec[Any]] | None = None
 
 
 class Snapshot(Generic[T]):
@@ -202,7 +204,12 @@ def choose(how: Decoding, entry: dict[str, Any], where: str) -> Codec[Any]:
     """
     found = entry["codec"]
     if how.codec is None:
-        return codecs.for_name(found, how.type)
+        codec = how.made.get(found) if how.made is not None else None
+        if codec is None:
+            codec = codecs.for_name(found, how.type)
+            if how.made is not None:
+                how.made[found] = codec
+        return codec
     if how.codec.name != found:
         raise CodecMismatchError(
             f"{where} was published with the codec {found!r}, expected {how.codec.name!r}: "

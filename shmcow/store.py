@@ -115,6 +115,22 @@ def _create(name: str, settings: Settings) -> bool:
     return not made
 
 
+TIMEOUT_MAX = threading.TIMEOUT_MAX  # seconds; about 292 years
+
+
+def check_timeout(what: str, seconds: object) -> None:
+    """Refuse what is no time-out.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative, NaN, or longer than a lock can wait for.
+    """
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        raise TypeError(f"{what} is a number of seconds, found {seconds!r}")
+    if not 0 <= seconds <= TIMEOUT_MAX:
+        raise ValueError(f"{what} is a number of seconds, 0 to {TIMEOUT_MAX:.0f}, found {seconds!r}")
+
+
 class Keeper:
     """The writable side of one store name: creates and attaches, and holds the writer lock for one turn at a time.
 
@@ -129,6 +145,7 @@ class Keeper:
         self._settings = settings
         self._store: _core.Store | None = None
         self._core: _core.WriterCore | None = None
+        self._work: Work | None = None
         self._mutexes: dict[int, threading.RLock] = {}
         self._turn: Turn | None = None
         self._swept: _core.Store | None = None  # the attach whose leftovers were swept
@@ -172,7 +189,7 @@ class Keeper:
             )
 
     def _forget(self) -> None:
-        self._store = self._core = None
+        self._store = self._core = self._work = None
 
     def turn(self, *, recreate: bool, timeout: float | None = None) -> Turn:
         """Return a turn under the writer lock, to be entered with ``with``.
@@ -233,6 +250,15 @@ class Turn:
 
     def _take(self, deadline: float) -> None:
         keeper = self._keeper
+        if keeper._store is not None and keeper._core is not None:
+            # The ordinary case: nothing changed since the last turn, and the lock is free.
+            self.store, self.core = keeper._store, keeper._core
+            if self.core.enter():
+                self._begin()
+                return
+        self._take_long(deadline)
+
+    def _take_long(self, deadline: float) -> None:
         while True:
             store, core = self.store, self.core = self._attach()
             try:
@@ -247,8 +273,15 @@ class Turn:
         if not core.ready_holds():
             segments.create_empty(store.name, store.epoch, "holds", store.mode & 0o444, *owner_of(store))
             core.ready_holds()
-        self.work = Work(store)
-        repaired = core.recover(self.work)
+        self._begin()
+
+    def _begin(self) -> None:
+        keeper, store = self._keeper, self.store
+        work = keeper._work
+        if work is None or not work.serves(store):
+            work = keeper._work = Work(store)
+        self.work = work
+        repaired = self.core.recover(work)
         if repaired:
             _log.info("recovered %d generations of store %s that a dead writer left half-done", repaired, store.name)
         if keeper._swept is not store:

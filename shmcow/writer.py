@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, overload
 
 from typing_extensions import TypeForm, TypeVar
 
-from shmcow import _core, codecs, draft, validators
-from shmcow.codecs import Codec, Part
+from shmcow import _core, codecs, draft, schema, validators
+from shmcow.codecs import Codec
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -33,7 +33,7 @@ from shmcow.errors import (
 from shmcow.frozen import check_frozen, freeze
 from shmcow.segments import check_name
 from shmcow.snapshot import CHECKED_BYTES, Decoding, Snapshot, choose, load
-from shmcow.store import COUNTERS, Keeper, Settings, Turn, end
+from shmcow.store import COUNTERS, Keeper, Settings, Turn, check_timeout, end
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,11 +57,19 @@ class _Missing:
 _MISSING: Final = _Missing()
 
 
+class _Encoding(NamedTuple):
+    """One part of a value, encoded: views to be written one after the other, and all of it as one."""
+
+    name: str
+    codec: str
+    views: list[memoryview]
+    whole: memoryview
+
+
 class _Encoded(NamedTuple):
     """A value that is ready to be published: encoded, and decoded again as a check."""
 
-    parts: list[Part]
-    lengths: list[int]
+    parts: list[_Encoding]
     decoded: Any
     size_bytes: int
 
@@ -194,6 +202,8 @@ class Writer(Generic[T]):
         self._validators = check_validators(validators)
         self._type = type
         self._codec = _given_codec(type, codec, freeze)
+        self._schema: dict[str, Any] | None = None  # what the codec says of itself, asked once
+        self._freezes: bool | None = None
         self._fits = 0  # the last version that is known to fit this writer's schema
         self._closed = False
         settings = Settings(
@@ -202,8 +212,7 @@ class Writer(Generic[T]):
             _check_count("retain", retain),
             _check_count("max_total_bytes", max_total_bytes),
         )
-        if not isinstance(lock_timeout, int | float) or not 0 <= lock_timeout < float("inf"):
-            raise ValueError(f"lock_timeout is a number of seconds, 0 or more, found {lock_timeout!r}")
+        check_timeout("lock_timeout", lock_timeout)
         first = self._encode(initial) if initial is not _MISSING and self._codec is not None else None
         self._keeper = Keeper(name, settings, lock_timeout)
         self._store, _ = self._keeper.attach(create=create)
@@ -412,8 +421,8 @@ class Writer(Generic[T]):
         """
         self._check_open()
         _check_version("version", version, 1)
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout is a number of seconds, 0 or more, or None, found {timeout!r}")
+        if timeout is not None:
+            check_timeout("timeout", timeout)
         current = self._store.version
         if version >= current:
             raise ValueError(
@@ -458,12 +467,12 @@ class Writer(Generic[T]):
         if self._closed:
             raise ClosedError(f"the writer of store {self._name} was closed: make a new one")
 
-    @contextlib.contextmanager
-    def _turn(self, *, recreate: bool, timeout: float | None = None) -> Iterator[Turn]:
-        with self._keeper.turn(recreate=recreate, timeout=timeout) as turn:
-            if turn.store is not self._store:
-                self._store, self._fits = turn.store, 0
-            yield turn
+    def _turn(self, *, recreate: bool) -> Turn:
+        return self._keeper.turn(recreate=recreate)
+
+    def _adopt_store(self, turn: Turn) -> None:
+        if turn.store is not self._store:  # created anew, by us or by somebody else
+            self._store, self._fits = turn.store, 0
 
     def _adopt_codec(self, given: Codec[Any] | None) -> None:
         """Go with the codec that the store has, or refuse to mix two."""
@@ -493,7 +502,8 @@ class Writer(Generic[T]):
         limit = store.max_total_bytes if settings.max_total_bytes is None else settings.max_total_bytes
         changes = (retain, limit) != (store.retain, store.max_total_bytes)
         try:
-            with self._turn(recreate=True, timeout=None if changes else 0) as turn:
+            with self._keeper.turn(recreate=True, timeout=None if changes else 0) as turn:
+                self._adopt_store(turn)
                 if (retain, limit) != (turn.store.retain, turn.store.max_total_bytes):
                     turn.core.configure(retain, limit)
         except WriterBusyError:
@@ -513,19 +523,31 @@ class Writer(Generic[T]):
             parts = codec.encode_parts(value)
             if not 1 <= len(parts) <= _core.MAX_SEGMENTS:
                 raise ValidationError(f"a version has 1 to {_core.MAX_SEGMENTS} parts, found {len(parts)}")
-            lengths = [sum(memoryview(b).nbytes for b in part.buffers) for part in parts]
-            views = [_as_view(part.buffers) for part in parts]
+            pieces = [[_as_view(buffer) for buffer in part.buffers] for part in parts]
+            wholes = [views[0] if len(views) == 1 else _as_view(b"".join(views)) for views in pieces]
             try:
-                decoded = codec.decode_parts(views)
-                if self._freeze:  # as readers will: deep nesting may decode and yet be too deep to freeze
+                decoded = codec.decode_parts(wholes)
+                if self._must_freeze():
                     decoded = freeze(decoded)
             except (DecodeError, RecursionError) as exc:
                 raise ValidationError(f"the value would not be readable: {exc or 'nested too deeply'}") from exc
-            size_bytes = sum(lengths)
         except ValidationError:
             self._count_refused()
             raise
-        return _Encoded(parts, lengths, decoded, size_bytes)
+        return _Encoded(
+            [_Encoding(p.name, p.codec, v, whole) for p, v, whole in zip(parts, pieces, wholes, strict=True)],
+            decoded,
+            sum(whole.nbytes for whole in wholes),
+        )
+
+    def _must_freeze(self) -> bool:
+        # As readers will: deep nesting may decode and yet be too deep to freeze. Where the type rules that out and
+        # nobody looks at the value, only readers do.
+        if self._freezes is None:
+            codec = self._codec
+            bounded = isinstance(codec, codecs.MsgPack | codecs.JSON) and schema.is_bounded(codec.type)
+            self._freezes = self._freeze and (bool(self._validators) or not bounded)
+        return self._freezes
 
     def _count_refused(self) -> None:
         core = self._keeper._core if hasattr(self, "_keeper") else None
@@ -543,8 +565,7 @@ class Writer(Generic[T]):
 
     def _commit(self, turn: Turn, encoded: _Encoded, said: _Said, expected: int) -> int:
         """Publish what is encoded, in a turn."""
-        codec = self._codec
-        assert codec is not None
+        self._adopt_store(turn)
         current = turn.store.version
         if expected not in (_ANY_VERSION, current):
             turn.core.count(_CONFLICTS, 1)
@@ -554,23 +575,31 @@ class Writer(Generic[T]):
         if self._validators:
             self._validate(turn, encoded)
         parts = []
-        for part, length in zip(encoded.parts, encoded.lengths, strict=True):
+        for part in encoded.parts:
+            length = part.whole.nbytes
             flags = _core.HAS_CRC if length <= CHECKED_BYTES or self._verify else 0
-            crc = _crc(part.buffers) if flags else 0
-            turn.work.add(part.buffers, length, crc, flags, part.codec)
+            crc = zlib.crc32(part.whole) if flags else 0
+            turn.work.add(part.views, length, crc, flags, part.codec)
             parts.append((_bounded("a part's name", part.name, 32), 0, length, crc, flags))
-        entry = {
-            "fingerprint": codec.fingerprint,
-            "codec": codec.name.encode(),
-            "type_name": _bounded("type", codec.type_name, 88),
-            "origin": 0,
-        }
-        version = self._publish(turn, entry, said, tuple(parts))
+        version = self._publish(turn, self._own_schema(), said, tuple(parts))
         self._fits = version
         return version
 
+    def _own_schema(self) -> dict[str, Any]:
+        if self._schema is None:
+            codec = self._codec
+            assert codec is not None
+            self._schema = {
+                "fingerprint": codec.fingerprint,
+                "codec": codec.name.encode(),
+                "type_name": _bounded("type", codec.type_name, 88),
+                "origin": 0,
+            }
+        return self._schema
+
     def _commit_shared(self, turn: Turn, entry: dict[str, Any], said: _Said) -> int:
         """Publish a version that lists the segments of another, which must be held."""
+        self._adopt_store(turn)
         again = {
             "fingerprint": entry["fingerprint"],
             "codec": entry["codec"].encode(),
@@ -702,20 +731,18 @@ def _bounded(what: str, text: str, room: int) -> bytes:
     return raw if len(raw) <= room else raw[:room].decode("utf-8", "ignore").encode()
 
 
+_NOTHING_SAID: Final = _Said(b"", b"", b"")
+
+
 def _say(message: str, author: str, source: str) -> _Said:
+    if message == author == source == "":
+        return _NOTHING_SAID
     return _Said(_bounded("message", message, 256), _bounded("author", author, 64), _bounded("source", source, 128))
 
 
-def _as_view(buffers: list[Any]) -> memoryview:
-    view = memoryview(buffers[0] if len(buffers) == 1 else b"".join(buffers)).toreadonly()
+def _as_view(buffer: Any) -> memoryview:
+    view = memoryview(buffer).toreadonly()
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
-
-
-def _crc(buffers: list[Any]) -> int:
-    crc = 0
-    for buffer in buffers:
-        crc = zlib.crc32(buffer, crc)
-    return crc
 
 
 __all__ = ["Writer"]
@@ -733,6 +760,7 @@ def destroy(name: str, *, lock_timeout: float = 5.0) -> None:
         NotOwnerError: it belongs to another user.
         WriterBusyError: a writer did not finish in time.
     """
+    check_timeout("lock_timeout", lock_timeout)
     keeper = Keeper(check_name(name), Settings(), lock_timeout)
     keeper.attach(create=False)
     with contextlib.suppress(StoreNotFoundError, StoreDestroyedError), keeper.turn(recreate=False) as turn:
