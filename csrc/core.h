@@ -25,6 +25,7 @@ typedef struct {
     PyTypeObject *marker_type;
     PyTypeObject *writer_type;
     PyTypeObject *slot_type;
+    PyTypeObject *fresh_type;
     PyObject *errors; /* the module shmcow.errors */
 } core_state;
 
@@ -81,6 +82,7 @@ PyTypeObject *core_make_part_type(PyObject *module);
 PyTypeObject *core_make_marker_type(PyObject *module);
 PyTypeObject *core_make_writer_type(PyObject *module);
 PyTypeObject *core_make_slot_type(PyObject *module);
+PyTypeObject *core_make_fresh_type(PyObject *module);
 
 void core_mark(store_object *store, uint64_t offset);
 void core_clear(store_object *store, uint64_t offset);

@@ -165,32 +165,6 @@ static PyObject *module_create(PyObject *module, PyObject *args)
     return PyBool_FromLong(r == 0);
 }
 
-PyDoc_STRVAR(footer_doc, "footer(epoch, segment, length, payload_crc, flags, codec) -> bytes\n\n"
-                         "The padding and the footer that follow a payload.");
-static PyObject *module_footer(PyObject *module, PyObject *args)
-{
-    (void)module;
-    const unsigned char *epoch;
-    const char *codec;
-    Py_ssize_t epoch_bytes;
-    unsigned long long segment, length;
-    unsigned int crc, flags;
-    if (!PyArg_ParseTuple(args, "y#KKIIs", &epoch, &epoch_bytes, &segment, &length, &crc, &flags, &codec))
-        return NULL;
-    if (epoch_bytes != SHMCOW_EPOCH_BYTES || strlen(codec) >= SHMCOW_CODEC_BYTES) {
-        PyErr_SetString(PyExc_ValueError, "epoch has 16 bytes and a codec's name at most 31");
-        return NULL;
-    }
-    char tail[SHMCOW_FOOTER_ALIGN + sizeof(shmcow_footer)] = {0};
-    size_t padding = (size_t)(shmcow_segment_bytes(length) - sizeof(shmcow_footer) - length);
-    shmcow_footer footer = {.segment = segment, .length = length, .payload_crc = crc, .flags = flags};
-    memcpy(footer.epoch, epoch, SHMCOW_EPOCH_BYTES);
-    memcpy(footer.codec, codec, strlen(codec));
-    shmcow_seal_footer(&core_crc, &footer);
-    memcpy(tail + padding, &footer, sizeof footer);
-    return PyBytes_FromStringAndSize(tail, (Py_ssize_t)(padding + sizeof footer));
-}
-
 /* ---- the module ---- */
 
 PyTypeObject *core_add_type(PyObject *module, PyType_Spec *spec)
@@ -251,7 +225,8 @@ static int module_exec(PyObject *module)
         (state->part_type = core_make_part_type(module)) == NULL ||
         (state->marker_type = core_make_marker_type(module)) == NULL ||
         (state->writer_type = core_make_writer_type(module)) == NULL ||
-        (state->slot_type = core_make_slot_type(module)) == NULL)
+        (state->slot_type = core_make_slot_type(module)) == NULL ||
+        (state->fresh_type = core_make_fresh_type(module)) == NULL)
         return -1;
     return add_constants(module);
 }
@@ -265,6 +240,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->marker_type);
     Py_VISIT(state->writer_type);
     Py_VISIT(state->slot_type);
+    Py_VISIT(state->fresh_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -278,13 +254,13 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->marker_type);
     Py_CLEAR(state->writer_type);
     Py_CLEAR(state->slot_type);
+    Py_CLEAR(state->fresh_type);
     Py_CLEAR(state->errors);
     return 0;
 }
 
 static PyMethodDef functions[] = {
     {"create_header", module_create, METH_VARARGS, create_doc},
-    {"footer", module_footer, METH_VARARGS, footer_doc},
     {"forks", module_forks, METH_NOARGS, "forks() -> int\n\nHow many forks lie between this process and the one that imported the module."},
     {NULL, NULL, 0, NULL},
 };

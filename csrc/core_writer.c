@@ -49,6 +49,21 @@ static int take_no_space(void)
     return -ENOSPC;
 }
 
+/* Python ran, and a signal handler may have forked: the child must not go on with its parent's turn. */
+static int still_ours(writer_object *self)
+{
+    if (self->locked_forks == shmcow_forks())
+        return 0;
+    if (!PyErr_Occurred()) {
+        PyObject *class = PyObject_GetAttrString(core_state_of((PyObject *)self)->errors, "WriterBusyError");
+        if (class != NULL)
+            PyErr_SetString(class, "this process was forked inside publish: the writer lock is the parent's, and only "
+                                   "the parent publishes");
+        Py_XDECREF(class);
+    }
+    return -ECANCELED;
+}
+
 static int op_fill(void *ctx, uint32_t part, uint64_t segment)
 {
     writer_object *self = ctx;
@@ -56,13 +71,15 @@ static int op_fill(void *ctx, uint32_t part, uint64_t segment)
     if (done == NULL)
         return take_no_space();
     Py_DECREF(done);
-    return 0;
+    return still_ours(self);
 }
 
 static int op_unlink(void *ctx, uint64_t segment)
 {
     writer_object *self = ctx;
     PyObject *type, *value, *trace;
+    if (still_ours(self) < 0)
+        return -ECANCELED;
     PyErr_Fetch(&type, &value, &trace); /* cleaning up after an exception must not lose it */
     PyObject *done = PyObject_CallMethod(self->work, "unlink", "K", (unsigned long long)segment);
     long error = done != NULL ? PyLong_AsLong(done) : ECANCELED;
@@ -71,7 +88,7 @@ static int op_unlink(void *ctx, uint64_t segment)
         error = ECANCELED;
     if (type != NULL)
         PyErr_Restore(type, value, trace);
-    return -(int)error;
+    return error != 0 ? -(int)error : still_ours(self);
 }
 
 static void op_wake(void *ctx)

@@ -33,11 +33,27 @@ def create_header(
     max_total_bytes: int,
     /,
 ) -> bool: ...
-def footer(epoch: bytes, segment: int, length: int, payload_crc: int, flags: int, codec: str, /) -> bytes: ...
 def forks() -> int: ...
 
 @final
 class Marker: ...
+
+@final
+class Fresh:
+    def __new__(cls, fd: int, /) -> Fresh: ...
+    def fill(
+        self,
+        views: list[memoryview],
+        epoch: bytes,
+        segment: int,
+        payload_crc: int,
+        flags: int,
+        codec: str,
+        mode: int,
+        uid: int,
+        gid: int,
+        /,
+    ) -> None: ...
 
 @final
 class Part(Buffer): ...

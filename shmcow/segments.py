@@ -18,11 +18,11 @@ from typing import NamedTuple
 import posix_ipc
 
 from shmcow import _core
+from shmcow._core import Fresh
 from shmcow.errors import IncompatibleStoreError, NotOwnerError, OutOfSharedMemoryError, ShmcowError
 
 DIRECTORY = "/dev/shm"
 PREFIX = "shmcow."
-MAX_IOVECS = 512  # below every kernel's IOV_MAX (1024)
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OBJECT = re.compile(r"shmcow\.([A-Za-z0-9_-]{1,64})(?:\.([0-9a-f]{32})\.(lock|holds|[1-9][0-9]*))?")
@@ -174,16 +174,14 @@ def sweep(store: str, epoch: bytes, listed: frozenset[int], uid: int) -> list[st
 
 
 class _Job:
-    __slots__ = ("codec", "crc", "fd", "flags", "left", "length", "views")
+    __slots__ = ("codec", "crc", "flags", "fresh", "views")
 
-    def __init__(self, views: list[memoryview], length: int, crc: int, flags: int, codec: str) -> None:
+    def __init__(self, views: list[memoryview], crc: int, flags: int, codec: str) -> None:
         self.views = views
-        self.length = length
         self.crc = crc
         self.flags = flags
         self.codec = codec
-        self.fd = -1
-        self.left: list[memoryview] = []
+        self.fresh: Fresh | None = None
 
 
 class Work:
@@ -208,41 +206,22 @@ class Work:
         """Tell whether this was made for that store, by who this process still is."""
         return self._store is store and self._ids == (os.geteuid(), os.getegid())
 
-    def add(self, views: list[memoryview], length: int, crc: int, flags: int, codec: str) -> None:
+    def add(self, views: list[memoryview], crc: int, flags: int, codec: str) -> None:
         """Say what the next part consists of, as views of bytes; written when the protocol asks for it."""
-        self._jobs.append(_Job(views, length, crc, flags, codec))
+        self._jobs.append(_Job(views, crc, flags, codec))
 
     def fill(self, part: int, segment: int) -> None:
         """Make a part's segment, write payload and footer, and seal it against writing."""
         job = self._jobs[part]
-        if job.fd < 0:
+        if job.fresh is None:
             try:
-                job.fd = create(f"{self._base}{segment}")
+                job.fresh = Fresh(create(f"{self._base}{segment}"))
             except FileExistsError:
                 raise IncompatibleStoreError(
                     f"something else has the name of the next segment, {self._base}{segment}: nothing was published; "
                     "try again (the next segment has another name), and find out who made it"
                 ) from None
-            footer = _core.footer(self._epoch, segment, job.length, job.crc, job.flags, job.codec)
-            job.left = [*job.views, memoryview(footer)]
-        self._write(job)
-        _own(job.fd, self._mode, self._uid, self._gid)
-        os.close(job.fd)
-        job.fd = -1
-
-    @staticmethod
-    def _write(job: _Job) -> None:
-        left = job.left
-        while left:
-            batch = left if len(left) <= MAX_IOVECS else left[:MAX_IOVECS]
-            written = os.writev(job.fd, batch)  # stops at 0x7ffff000 bytes by itself
-            done = 0
-            while done < len(left) and written >= left[done].nbytes:
-                written -= left[done].nbytes
-                done += 1
-            del left[:done]
-            if left:
-                left[0] = left[0][written:]
+        job.fresh.fill(job.views, self._epoch, segment, job.crc, job.flags, job.codec, self._mode, self._uid, self._gid)
 
     def unlink(self, segment: int) -> int:
         """Unlink a segment; 0, or the errno of what went wrong (it is tried again by the next writer)."""
@@ -257,9 +236,5 @@ class Work:
         return 0
 
     def close(self) -> None:
-        """Close what a failed turn left open."""
-        for job in self._jobs:
-            if job.fd >= 0:
-                os.close(job.fd)
-                job.fd = -1
+        """Close what a failed turn left open, and forget the parts."""
         self._jobs.clear()

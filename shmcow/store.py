@@ -304,7 +304,9 @@ class Turn:
             raise StoreDestroyedError(
                 f"the writer lock of store {keeper.name} was removed from outside: publish() creates the store again"
             )
-        return keeper.attach(create=False)
+        # Not keeper.attach(): should the store vanish just now, that would find none, or another one of that name.
+        assert keeper._core is not None
+        return known, keeper._core
 
     def check_still_ours(self) -> None:
         """Refuse to go on in a child that was forked during the turn.

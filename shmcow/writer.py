@@ -579,7 +579,7 @@ class Writer(Generic[T]):
             length = part.whole.nbytes
             flags = _core.HAS_CRC if length <= CHECKED_BYTES or self._verify else 0
             crc = zlib.crc32(part.whole) if flags else 0
-            turn.work.add(part.views, length, crc, flags, part.codec)
+            turn.work.add(part.views, crc, flags, part.codec)
             parts.append((_bounded("a part's name", part.name, 32), 0, length, crc, flags))
         version = self._publish(turn, self._own_schema(), said, tuple(parts))
         self._fits = version

@@ -237,13 +237,17 @@ def _publish(writer: Writer[Any], stamp: int) -> int:
 def _dying_writer(name: str) -> None:
     """Publish a large value, and die by SIGKILL when half of it is written."""
 
-    def write_half(job: Any) -> None:
-        whole = sum(part.nbytes for part in job.left)
-        half = os.writev(job.fd, [job.left[0][: whole // 2]])
-        _say(written=half, of=whole)
-        os.kill(os.getpid(), signal.SIGKILL)
+    class HalfWritten:
+        def __init__(self, fd: int) -> None:
+            self.fd = fd
 
-    segments.Work._write = staticmethod(write_half)  # type: ignore[method-assign]
+        def fill(self, views: list[memoryview], *_: object) -> None:
+            whole = views[0].nbytes
+            half = os.write(self.fd, views[0][: whole // 2])
+            _say(written=half, of=whole)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(segments, "Fresh", HalfWritten)  # noqa: B010 - for this process, whose end it is
     with Writer(name) as writer:
         writer.update(lambda old: {**old, "ballast": bytes(BALLAST)}, source=SOURCE)
 

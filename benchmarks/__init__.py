@@ -1,0 +1,1 @@
+"""Measurements of shmcow, one file for each question: ``python -m benchmarks core``. See ``harness`` for the method."""
