@@ -25,7 +25,6 @@ typedef struct {
     PyTypeObject *marker_type;
     PyTypeObject *writer_type;
     PyTypeObject *slot_type;
-    PyTypeObject *fresh_type;
     PyObject *errors; /* the module shmcow.errors */
 } core_state;
 
@@ -71,6 +70,18 @@ struct hold_object {
     } maps[SHMCOW_MAX_SEGMENTS];
 };
 
+/* A segment that is being made. */
+typedef struct {
+    PyObject *views;   /* list of buffers, borrowed */
+    const char *codec; /* borrowed */
+    shmcow_fd *node;   /* NULL before the file is made, and again when it is sealed */
+    uint64_t done;     /* bytes written so far */
+} core_filling;
+
+int core_fill_begin(core_filling *filling, int fd);
+int core_fill(core_filling *filling, const store_object *store, const shmcow_segment *segment);
+void core_fill_end(core_filling *filling);
+
 PyObject *core_fail(core_state *state, int result, const char *doing, const char *path, unsigned long long version);
 core_state *core_state_of(PyObject *object);
 PyTypeObject *core_add_type(PyObject *module, PyType_Spec *spec);
@@ -82,7 +93,6 @@ PyTypeObject *core_make_part_type(PyObject *module);
 PyTypeObject *core_make_marker_type(PyObject *module);
 PyTypeObject *core_make_writer_type(PyObject *module);
 PyTypeObject *core_make_slot_type(PyObject *module);
-PyTypeObject *core_make_fresh_type(PyObject *module);
 
 void core_mark(store_object *store, uint64_t offset);
 void core_clear(store_object *store, uint64_t offset);

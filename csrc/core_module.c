@@ -225,8 +225,7 @@ static int module_exec(PyObject *module)
         (state->part_type = core_make_part_type(module)) == NULL ||
         (state->marker_type = core_make_marker_type(module)) == NULL ||
         (state->writer_type = core_make_writer_type(module)) == NULL ||
-        (state->slot_type = core_make_slot_type(module)) == NULL ||
-        (state->fresh_type = core_make_fresh_type(module)) == NULL)
+        (state->slot_type = core_make_slot_type(module)) == NULL)
         return -1;
     return add_constants(module);
 }
@@ -240,7 +239,6 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->marker_type);
     Py_VISIT(state->writer_type);
     Py_VISIT(state->slot_type);
-    Py_VISIT(state->fresh_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -254,7 +252,6 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->marker_type);
     Py_CLEAR(state->writer_type);
     Py_CLEAR(state->slot_type);
-    Py_CLEAR(state->fresh_type);
     Py_CLEAR(state->errors);
     return 0;
 }

@@ -1,20 +1,23 @@
 /* shmcow._core.WriterCore: the writable side of an attached store, and the writer lock.
  *
- * The protocol runs in C; the segments themselves are made and unlinked by Python (shmcow/segments.py, posix_ipc),
- * called back through an object with fill(part, segment) and unlink(segment). Both may raise; what they raise passes
- * through, and the protocol leaves nothing behind.
+ * The protocol runs in C. The names of segments are made and unlinked by Python (shmcow/segments.py, posix_ipc), called
+ * back as segments.create(name) -> descriptor and segments.unlink_segment(name, uid) -> errno. Both may raise; what they
+ * raise passes through, and the protocol leaves nothing behind.
  */
 #include "core.h"
 
 typedef struct {
     PyObject_HEAD
     store_object *store;
+    PyObject *segments; /* the module shmcow.segments */
     shmcow_header *h;
     shmcow_fd *lock;
     shmcow_fd *test; /* markers are tested on a description of its own: GETLK never reports one's own locks */
     uint32_t locked_forks;
     bool locked;
-    PyObject *work; /* borrowed, during one call */
+    /* during one publish: */
+    shmcow_entry *entry;
+    core_filling *fillings;
 } writer_object;
 
 /* ---- what the protocol needs of the world (shmcow_writer_ops) ---- */
@@ -23,6 +26,12 @@ static int op_marked(void *ctx, uint64_t version)
 {
     writer_object *self = ctx;
     return shmcow_test_byte(atomic_load(&self->test->fd), SHMCOW_HELD_AT + version);
+}
+
+/* A segment's name as shm_open() wants it: with one slash. */
+static void segment_name(const writer_object *self, uint64_t segment, char *name, size_t room)
+{
+    snprintf(name, room, "%s%llu", strrchr(self->store->prefix, '/'), (unsigned long long)segment);
 }
 
 /* An OSError that says ENOSPC is an answer; anything else passes through. */
@@ -64,24 +73,46 @@ static int still_ours(writer_object *self)
     return -ECANCELED;
 }
 
+/* Make the file of a segment, and take its descriptor over. */
+static int make_file(writer_object *self, core_filling *filling, uint64_t segment)
+{
+    char name[NAME_MAX + 1];
+    segment_name(self, segment, name, sizeof name);
+    PyObject *made = PyObject_CallMethod(self->segments, "create", "s", name);
+    if (made == NULL)
+        return take_no_space();
+    long fd = PyLong_AsLong(made);
+    Py_DECREF(made);
+    if (fd < 0 || fd > INT_MAX)
+        return PyErr_Occurred() ? -ECANCELED : -EBADF;
+    return core_fill_begin(filling, (int)fd);
+}
+
 static int op_fill(void *ctx, uint32_t part, uint64_t segment)
 {
     writer_object *self = ctx;
-    PyObject *done = PyObject_CallMethod(self->work, "fill", "IK", part, (unsigned long long)segment);
-    if (done == NULL)
-        return take_no_space();
-    Py_DECREF(done);
-    return still_ours(self);
+    core_filling *filling = &self->fillings[part];
+    int r = filling->node == NULL ? make_file(self, filling, segment) : 0;
+    if (r == 0)
+        r = still_ours(self);
+    if (r == 0)
+        r = core_fill(filling, self->store, &self->entry->segments[part]);
+    if (r == -ENOSPC)
+        return r; /* keeps what is written: the protocol makes room and comes again */
+    core_fill_end(filling);
+    return r < 0 ? r : still_ours(self);
 }
 
 static int op_unlink(void *ctx, uint64_t segment)
 {
     writer_object *self = ctx;
     PyObject *type, *value, *trace;
+    char name[NAME_MAX + 1];
     if (still_ours(self) < 0)
         return -ECANCELED;
+    segment_name(self, segment, name, sizeof name);
     PyErr_Fetch(&type, &value, &trace); /* cleaning up after an exception must not lose it */
-    PyObject *done = PyObject_CallMethod(self->work, "unlink", "K", (unsigned long long)segment);
+    PyObject *done = PyObject_CallMethod(self->segments, "unlink_segment", "sl", name, (long)self->store->uid);
     long error = done != NULL ? PyLong_AsLong(done) : ECANCELED;
     Py_XDECREF(done);
     if (error < 0 || error > 4095)
@@ -103,16 +134,17 @@ static const shmcow_writer_ops writer_ops = {op_marked, op_fill, op_unlink, op_w
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     core_state *state = PyType_GetModuleState(type);
-    PyObject *store;
+    PyObject *store, *segments;
     struct stat st;
     void *at = NULL;
     (void)kwargs;
-    if (!PyArg_ParseTuple(args, "O!", state->store_type, &store))
+    if (!PyArg_ParseTuple(args, "O!O", state->store_type, &store, &segments))
         return NULL;
     writer_object *self = (writer_object *)PyType_GenericAlloc(type, 0);
     if (self == NULL)
         return NULL;
     self->store = (store_object *)Py_NewRef(store);
+    self->segments = Py_NewRef(segments);
     self->lock = shmcow_fd_take();
     self->test = shmcow_fd_take();
     int r = self->lock != NULL && self->test != NULL ? 0 : -ENOMEM;
@@ -142,6 +174,7 @@ static void writer_dealloc(writer_object *self)
     if (self->h != NULL)
         munmap(self->h, sizeof(shmcow_header));
     Py_XDECREF((PyObject *)self->store);
+    Py_XDECREF(self->segments);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF((PyObject *)type);
 }
@@ -210,22 +243,41 @@ static bool holds_lock(const writer_object *self)
     return self->locked && self->locked_forks == shmcow_forks();
 }
 
-PyDoc_STRVAR(enter_doc, "enter() -> bool\n\nTake the writer lock if it is free and everything is where it was at the last turn: "
-                        "descriptors, names, the store. False: nothing is taken, and why is for others to find out.");
+static void let_go_of_lock(writer_object *self)
+{
+    if (holds_lock(self) && shmcow_fd_valid(self->lock))
+        (void)shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0);
+    self->locked = false;
+}
+
+/* The ordinary case of recover: nobody died, and there is nothing to do. */
+static bool at_rest(const shmcow_header *h)
+{
+    unsigned odd = 0;
+    for (uint32_t i = 0; i < SHMCOW_GENERATIONS; i++) {
+        unsigned state = shmcow_word_state(shmcow_load_word(h, i));
+        odd |= (unsigned)(state != SHMCOW_FREE && state != SHMCOW_HELD);
+    }
+    return !odd;
+}
+
+PyDoc_STRVAR(enter_doc, "enter() -> bool\n\n"
+                        "Take the writer lock if it is free and everything is where it was at the last turn: "
+                        "descriptors, names, the store, nothing to recover. False: nothing is taken, and why is for "
+                        "others to find out.");
 static PyObject *writer_enter(writer_object *self, PyObject *ignored)
 {
     (void)ignored;
     if (!shmcow_fd_valid(self->lock) || shmcow_lock_byte(atomic_load(&self->lock->fd), F_WRLCK, 0) < 0)
         Py_RETURN_FALSE;
     SHMCOW_STEP("lock.taken");
+    now_locked(self);
     /* all of it after the lock: whoever takes a name away by the rules holds the lock meanwhile */
     if (still_there(self, self->lock, "lock") && shmcow_fd_valid(self->test) && still_there(self, self->test, "holds") &&
         shmcow_same_file(self->store->path, self->store->dev, self->store->ino) == 1 &&
-        shmcow_load_current(self->h) != SHMCOW_DESTROYED) {
-        now_locked(self);
+        shmcow_load_current(self->h) != SHMCOW_DESTROYED && at_rest(self->h))
         Py_RETURN_TRUE;
-    }
-    (void)shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0);
+    let_go_of_lock(self);
     Py_RETURN_FALSE;
 }
 
@@ -233,9 +285,7 @@ PyDoc_STRVAR(unlock_doc, "unlock() -> None\n\nRelease the writer lock; in a fork
 static PyObject *writer_unlock(writer_object *self, PyObject *ignored)
 {
     (void)ignored;
-    if (holds_lock(self) && shmcow_fd_valid(self->lock))
-        (void)shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0);
-    self->locked = false;
+    let_go_of_lock(self);
     Py_RETURN_NONE;
 }
 
@@ -253,50 +303,45 @@ static PyObject *writer_ready_holds(writer_object *self, PyObject *ignored)
 
 /* ---- the protocol's verbs ---- */
 
-static bool begin(writer_object *self, PyObject *work)
+static bool may_write(const writer_object *self)
 {
-    if (!holds_lock(self) || !shmcow_fd_valid(self->lock)) {
+    if (!holds_lock(self))
         PyErr_SetString(PyExc_RuntimeError, "the writer lock is not held by this process");
-        return false;
-    }
-    self->work = work;
-    return true;
+    return holds_lock(self);
 }
 
-static PyObject *finish(writer_object *self, int result, const char *doing, unsigned long long version)
+static PyObject *answer(writer_object *self, int result, const char *doing, unsigned long long version)
 {
-    self->work = NULL;
     if (result < 0 || PyErr_Occurred())
         return core_fail(core_state_of((PyObject *)self), result, doing, self->store->path, version);
     return PyLong_FromLong(result);
 }
 
-PyDoc_STRVAR(recover_doc, "recover(work) -> int\n\nFinish or undo what dead writers left. -> generations repaired");
-static PyObject *writer_recover(writer_object *self, PyObject *work)
+PyDoc_STRVAR(recover_doc, "recover() -> int\n\nFinish or undo what dead writers left. -> generations repaired");
+static PyObject *writer_recover(writer_object *self, PyObject *ignored)
 {
-    if (!begin(self, work))
+    (void)ignored;
+    if (!may_write(self))
         return NULL;
-    return finish(self, shmcow_recover(self->h, &writer_ops, self), "recovering", 0);
+    return answer(self, shmcow_recover(self->h, &writer_ops, self), "recovering", 0);
 }
 
-PyDoc_STRVAR(reclaim_doc, "reclaim(work, keep) -> int\n\nReclaim unheld versions beyond the `keep` newest older ones. -> how many");
+PyDoc_STRVAR(reclaim_doc, "reclaim(keep) -> int\n\nReclaim unheld versions beyond the `keep` newest older ones. -> how many");
 static PyObject *writer_reclaim(writer_object *self, PyObject *args)
 {
-    PyObject *work;
     unsigned long long keep;
-    if (!PyArg_ParseTuple(args, "OK", &work, &keep) || !begin(self, work))
+    if (!PyArg_ParseTuple(args, "K", &keep) || !may_write(self))
         return NULL;
-    return finish(self, shmcow_reclaim(self->h, &writer_ops, self, keep), "reclaiming versions of", 0);
+    return answer(self, shmcow_reclaim(self->h, &writer_ops, self, keep), "reclaiming versions of", 0);
 }
 
-PyDoc_STRVAR(discard_doc, "discard(work, version) -> bool\n\nReclaim one version now. False: somebody holds it.");
+PyDoc_STRVAR(discard_doc, "discard(version) -> int\n\nReclaim one version now. 0: somebody holds it.");
 static PyObject *writer_discard(writer_object *self, PyObject *args)
 {
-    PyObject *work;
     unsigned long long version;
-    if (!PyArg_ParseTuple(args, "OK", &work, &version) || !begin(self, work))
+    if (!PyArg_ParseTuple(args, "K", &version) || !may_write(self))
         return NULL;
-    return finish(self, shmcow_discard(self->h, &writer_ops, self, version), "reclaiming a version of", version);
+    return answer(self, shmcow_discard(self->h, &writer_ops, self, version), "reclaiming a version of", version);
 }
 
 PyDoc_STRVAR(give_notice_doc, "give_notice() -> None\n\nSay DESTROYED without the writer lock, when its file was lost: "
@@ -308,13 +353,14 @@ static PyObject *writer_give_notice(writer_object *self, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(end_doc, "end(work) -> int\n\nDestroy, first half: tell everybody, and unlink all data segments.");
-static PyObject *writer_end(writer_object *self, PyObject *work)
+PyDoc_STRVAR(end_doc, "end() -> int\n\nDestroy, first half: tell everybody, and unlink all data segments.");
+static PyObject *writer_end(writer_object *self, PyObject *ignored)
 {
-    if (!begin(self, work))
+    (void)ignored;
+    if (!may_write(self))
         return NULL;
     shmcow_end(self->h, &writer_ops, self);
-    return finish(self, shmcow_unlink_all(self->h, &writer_ops, self), "destroying", 0);
+    return answer(self, shmcow_unlink_all(self->h, &writer_ops, self), "destroying", 0);
 }
 
 static bool take_text(char *to, size_t room, const char *from, Py_ssize_t length)
@@ -327,8 +373,8 @@ static bool take_text(char *to, size_t room, const char *from, Py_ssize_t length
     return true;
 }
 
-/* parts: a sequence of (name: bytes, segment: 0 for a fresh one, length, crc, flags) */
-static bool take_parts(shmcow_entry *entry, PyObject *parts, uint32_t *fresh)
+/* parts: a tuple of (name, segment: 0 for a fresh one, length, crc, flags, codec, list of buffers or None) */
+static bool take_parts(shmcow_entry *entry, PyObject *parts, core_filling *fillings, uint32_t *fresh)
 {
     Py_ssize_t n = PyTuple_Check(parts) ? PyTuple_Size(parts) : -1;
     if (n < 1 || n > (Py_ssize_t)SHMCOW_MAX_SEGMENTS) {
@@ -340,9 +386,14 @@ static bool take_parts(shmcow_entry *entry, PyObject *parts, uint32_t *fresh)
         Py_ssize_t name_bytes;
         unsigned long long id, length;
         unsigned int crc, flags;
-        if (!PyArg_ParseTuple(PyTuple_GetItem(parts, k), "y#KKII", &name, &name_bytes, &id, &length, &crc, &flags) ||
+        if (!PyArg_ParseTuple(PyTuple_GetItem(parts, k), "y#KKIIyO", &name, &name_bytes, &id, &length, &crc, &flags,
+                              &fillings[k].codec, &fillings[k].views) ||
             !take_text(entry->part_names[k], sizeof entry->part_names[k], name, name_bytes))
             return false;
+        if (id == 0 && !PyList_Check(fillings[k].views)) {
+            PyErr_SetString(PyExc_TypeError, "a fresh part has a list of buffers");
+            return false;
+        }
         entry->segments[k] = (shmcow_segment){.id = id, .length = length, .crc = crc, .flags = flags};
         if (id == 0)
             *fresh |= 1u << k;
@@ -351,42 +402,51 @@ static bool take_parts(shmcow_entry *entry, PyObject *parts, uint32_t *fresh)
     return true;
 }
 
-PyDoc_STRVAR(publish_doc,
-             "publish(work, expected, origin, published_ns, pid, uid, fingerprint, codec, author, type_name, source, "
-             "message, parts) -> int\n\nPublish a version: see shmcow_publish. -> the new version, or 0 on a conflict");
-static PyObject *writer_publish(writer_object *self, PyObject *args)
+/* who and what: tuples of bytes, each with its place in the entry */
+static bool take_texts(shmcow_entry *entry, PyObject *schema, PyObject *said)
 {
-    PyObject *work, *parts;
-    unsigned long long expected, origin, published_ns;
     const char *text[6];
     Py_ssize_t length[6];
+    return PyArg_ParseTuple(schema, "y#y#y#", &text[0], &length[0], &text[1], &length[1], &text[2], &length[2]) &&
+           PyArg_ParseTuple(said, "y#y#y#", &text[3], &length[3], &text[4], &length[4], &text[5], &length[5]) &&
+           take_text((char *)entry->fingerprint, sizeof entry->fingerprint, text[0], length[0]) &&
+           take_text(entry->codec, sizeof entry->codec, text[1], length[1]) &&
+           take_text(entry->type_name, sizeof entry->type_name, text[2], length[2]) &&
+           take_text(entry->message, sizeof entry->message, text[3], length[3]) &&
+           take_text(entry->author, sizeof entry->author, text[4], length[4]) &&
+           take_text(entry->source, sizeof entry->source, text[5], length[5]);
+}
+
+PyDoc_STRVAR(publish_doc, "publish(origin, schema, said, parts) -> int\n\n"
+                          "Publish a version: see shmcow_publish. schema: (fingerprint, codec, type_name), said: "
+                          "(message, author, source), all bytes. -> the new version");
+static PyObject *writer_publish(writer_object *self, PyObject *args)
+{
+    PyObject *schema, *said, *parts;
+    unsigned long long origin;
     uint32_t fresh = 0;
+    struct timespec now;
     shmcow_entry entry = {0};
-    if (!PyArg_ParseTuple(args, "OKKKIIy#y#y#y#y#y#O", &work, &expected, &origin, &published_ns, &entry.pid, &entry.uid,
-                          &text[0], &length[0], &text[1], &length[1], &text[2], &length[2], &text[3], &length[3],
-                          &text[4], &length[4], &text[5], &length[5], &parts))
+    core_filling fillings[SHMCOW_MAX_SEGMENTS] = {0};
+    if (!PyArg_ParseTuple(args, "KOOO", &origin, &schema, &said, &parts) || !take_texts(&entry, schema, said) ||
+        !take_parts(&entry, parts, fillings, &fresh) || !may_write(self))
         return NULL;
+    clock_gettime(CLOCK_REALTIME, &now);
     entry.origin = origin;
-    entry.published_ns = published_ns;
-    if (!take_text((char *)entry.fingerprint, sizeof entry.fingerprint, text[0], length[0]) ||
-        !take_text(entry.codec, sizeof entry.codec, text[1], length[1]) ||
-        !take_text(entry.author, sizeof entry.author, text[2], length[2]) ||
-        !take_text(entry.type_name, sizeof entry.type_name, text[3], length[3]) ||
-        !take_text(entry.source, sizeof entry.source, text[4], length[4]) ||
-        !take_text(entry.message, sizeof entry.message, text[5], length[5]) || !take_parts(&entry, parts, &fresh) ||
-        !begin(self, work))
-        return NULL;
-    int r = shmcow_publish(self->h, &writer_ops, self, &core_crc, &entry, fresh, expected);
-    if (r == SHMCOW_CONFLICT) {
-        self->work = NULL;
-        return PyLong_FromLong(0);
-    }
+    entry.published_ns = (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+    entry.pid = (uint32_t)getpid();
+    entry.uid = (uint32_t)geteuid();
+    self->entry = &entry;
+    self->fillings = fillings;
+    int r = shmcow_publish(self->h, &writer_ops, self, &core_crc, &entry, fresh, SHMCOW_DESTROYED);
+    for (uint32_t k = 0; k < entry.segment_count; k++)
+        core_fill_end(&fillings[k]);
+    self->entry = NULL;
+    self->fillings = NULL;
     if (r == SHMCOW_OK && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
-        PyErr_WriteUnraisable(work); /* from tidying up after the flip: the version is published all the same */
-    PyObject *done = finish(self, r, "publishing in", entry.version);
-    if (done == NULL)
-        return NULL;
-    Py_DECREF(done);
+        PyErr_WriteUnraisable((PyObject *)self); /* from tidying up after the flip: the version is published all the same */
+    if (r < 0 || PyErr_Occurred())
+        return core_fail(core_state_of((PyObject *)self), r, "publishing in", self->store->path, entry.version);
     return PyLong_FromUnsignedLongLong(entry.version);
 }
 
@@ -394,7 +454,7 @@ PyDoc_STRVAR(configure_doc, "configure(retain, max_total_bytes) -> None\n\nChang
 static PyObject *writer_configure(writer_object *self, PyObject *args)
 {
     unsigned long long retain, max_total_bytes;
-    if (!PyArg_ParseTuple(args, "KK", &retain, &max_total_bytes) || !begin(self, NULL))
+    if (!PyArg_ParseTuple(args, "KK", &retain, &max_total_bytes) || !may_write(self))
         return NULL;
     atomic_store_explicit(&self->h->retain, retain, memory_order_relaxed);
     atomic_store_explicit(&self->h->max_total_bytes, max_total_bytes, memory_order_relaxed);
@@ -424,11 +484,11 @@ static PyMethodDef writer_methods[] = {
     {"enter", (PyCFunction)writer_enter, METH_NOARGS, enter_doc},
     {"unlock", (PyCFunction)writer_unlock, METH_NOARGS, unlock_doc},
     {"ready_holds", (PyCFunction)writer_ready_holds, METH_NOARGS, ready_doc},
-    {"recover", (PyCFunction)writer_recover, METH_O, recover_doc},
+    {"recover", (PyCFunction)writer_recover, METH_NOARGS, recover_doc},
     {"reclaim", (PyCFunction)writer_reclaim, METH_VARARGS, reclaim_doc},
     {"discard", (PyCFunction)writer_discard, METH_VARARGS, discard_doc},
     {"give_notice", (PyCFunction)writer_give_notice, METH_NOARGS, give_notice_doc},
-    {"end", (PyCFunction)writer_end, METH_O, end_doc},
+    {"end", (PyCFunction)writer_end, METH_NOARGS, end_doc},
     {"publish", (PyCFunction)writer_publish, METH_VARARGS, publish_doc},
     {"configure", (PyCFunction)writer_configure, METH_VARARGS, configure_doc},
     {"count", (PyCFunction)writer_count, METH_VARARGS, count_doc},

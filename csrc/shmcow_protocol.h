@@ -417,6 +417,8 @@ static inline int shmcow_build(shmcow_header *h, const shmcow_writer_ops *ops, v
                                const shmcow_crc_table *table, shmcow_entry *entry, uint32_t fresh)
 {
     uint64_t more = 0;
+    if (atomic_load_explicit(&h->next_segment, memory_order_relaxed) > SHMCOW_VERSION_MAX - SHMCOW_MAX_SEGMENTS)
+        return SHMCOW_CORRUPT; /* overwritten from outside: ids would begin again, at those of living segments */
     for (uint32_t k = 0; k < entry->segment_count; k++)
         if (fresh >> k & 1u)
             more += shmcow_segment_cost(entry->segments[k].length);

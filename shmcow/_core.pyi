@@ -1,10 +1,9 @@
 # Types of the C helper (csrc/).
 
+from types import ModuleType
 from typing import Any, Final, final
 
 from typing_extensions import Buffer, disjoint_base
-
-from shmcow.segments import Work
 
 ABI: Final[int]
 GENERATIONS: Final[int]
@@ -37,23 +36,6 @@ def forks() -> int: ...
 
 @final
 class Marker: ...
-
-@final
-class Fresh:
-    def __new__(cls, fd: int, /) -> Fresh: ...
-    def fill(
-        self,
-        views: list[memoryview],
-        epoch: bytes,
-        segment: int,
-        payload_crc: int,
-        flags: int,
-        codec: str,
-        mode: int,
-        uid: int,
-        gid: int,
-        /,
-    ) -> None: ...
 
 @final
 class Part(Buffer): ...
@@ -113,33 +95,24 @@ class Store:
 
 @final
 class WriterCore:
-    def __new__(cls, store: Store, /) -> WriterCore: ...
+    def __new__(cls, store: Store, segments: ModuleType, /) -> WriterCore: ...
     @property
     def locked(self) -> bool: ...
     def enter(self) -> bool: ...
     def try_lock(self) -> bool: ...
     def unlock(self) -> None: ...
     def ready_holds(self) -> bool: ...
-    def recover(self, work: Work, /) -> int: ...
-    def reclaim(self, work: Work, keep: int, /) -> int: ...
-    def discard(self, work: Work, version: int, /) -> int: ...
+    def recover(self) -> int: ...
+    def reclaim(self, keep: int, /) -> int: ...
+    def discard(self, version: int, /) -> int: ...
     def give_notice(self) -> None: ...
-    def end(self, work: Work, /) -> int: ...
+    def end(self) -> int: ...
     def publish(
         self,
-        work: Work,
-        expected: int,
         origin: int,
-        published_ns: int,
-        pid: int,
-        uid: int,
-        fingerprint: bytes,
-        codec: bytes,
-        author: bytes,
-        type_name: bytes,
-        source: bytes,
-        message: bytes,
-        parts: tuple[tuple[bytes, int, int, int, int], ...],
+        schema: tuple[bytes, bytes, bytes],
+        said: tuple[bytes, bytes, bytes],
+        parts: tuple[tuple[bytes, int, int, int, int, bytes, list[memoryview] | None], ...],
         /,
     ) -> int: ...
     def configure(self, retain: int, max_total_bytes: int, /) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import pwd
 import threading
@@ -16,7 +17,7 @@ from shmcow import store as stores
 from shmcow.codecs import Codec, Raw
 from shmcow.errors import (
     ClosedError,
-    DecodeError,
+    CorruptSegmentError,
     NotOwnerError,
     NotPublishedError,
     ShmcowError,
@@ -303,7 +304,10 @@ class Reader(_core.Slot, Generic[T]):
                 f"get() of store {self._name} was called while this very thread decodes its first version: "
                 "a decoder hook or transform cannot use the value that it is making"
             )
-        return error
+        # A copy: what is kept in `problem` must not collect the frames, and so the locals, of whoever it is raised to.
+        again = copy.copy(error)
+        again.__cause__ = error.__cause__
+        return again
 
     def _check_open(self) -> None:
         if self._closed:
@@ -366,6 +370,10 @@ class Reader(_core.Slot, Generic[T]):
             raise self._bad[2]
         try:
             hold = store.hold()
+        except CorruptSegmentError as exc:  # a damaged entry, a missing segment: bad news about this version
+            self._remember_bad(store, word & _core.VERSION_MAX, exc)
+            self._settle(store, word)
+            raise
         except ShmcowError:  # a plain OSError (no descriptor left) is a passing trouble: tried again at the next call
             self._settle(store, word)
             raise
@@ -391,7 +399,7 @@ class Reader(_core.Slot, Generic[T]):
         if self._bad is None or self._bad[:2] != (store.serial, version):
             self._bad = (store.serial, version, exc)
             self._failures += 1
-            _log.error("store %s: version %d cannot be used: %s", self._name, version, exc)
+            _log.error("store %s: version %d cannot be used: %s", self._name, version, str(exc))
 
     def _load(self, store: _core.Store, hold: _core.Hold) -> Snapshot[T]:
         """Decode a version, or find what another thread decoded: one object for each version."""
@@ -410,8 +418,9 @@ class Reader(_core.Slot, Generic[T]):
         known = self._problem
         if known is None or type(known) is not type(exc) or str(known) != str(exc):
             self._problem = exc
-            if not isinstance(exc, DecodeError) and self._cached() is not None:
-                _log.warning("store %s: %s; going on with the last good value", self._name, exc)
+            bad_version = self._bad is not None and exc is self._bad[2]  # said already
+            if not bad_version and self._cached() is not None:
+                _log.warning("store %s: %s; going on with the last good value", self._name, str(exc))
 
 
 def _strip(exc: BaseException | None) -> None:

@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import posix_ipc
 
-from shmcow import _core
-from shmcow._core import Fresh
 from shmcow.errors import IncompatibleStoreError, NotOwnerError, OutOfSharedMemoryError, ShmcowError
 
 DIRECTORY = "/dev/shm"
@@ -27,6 +25,10 @@ PREFIX = "shmcow."
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OBJECT = re.compile(r"shmcow\.([A-Za-z0-9_-]{1,64})(?:\.([0-9a-f]{32})\.(lock|holds|[1-9][0-9]*))?")
 _log = logging.getLogger("shmcow")
+
+
+class NameTakenError(IncompatibleStoreError):
+    """Something has the name that a new object needs."""
 
 
 class Found(NamedTuple):
@@ -68,14 +70,19 @@ def object_name(store: str, epoch: bytes, what: object) -> str:
 def create(name: str) -> int:
     """Make an empty object that only this user can read, and return its descriptor, open for writing.
 
+    Also called by the C protocol, for segments.
+
     Raises:
-        FileExistsError: the name exists.
+        NameTakenError: the name exists.
         OSError: what shm_open() said.
     """
     try:
         fd: int = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0).fd
     except posix_ipc.ExistentialError as exc:
-        raise FileExistsError(errno.EEXIST, f"shm_open: {exc}", name) from None
+        raise NameTakenError(
+            f"something else has the name {name}: nothing was published; try again (the next segment has another "
+            "name), and find out who made it"
+        ) from exc
     except posix_ipc.PermissionsError as exc:
         raise PermissionError(errno.EACCES, f"shm_open: {exc}", name) from None
     return fd
@@ -102,15 +109,17 @@ def create_empty(store: str, epoch: bytes, what: str, mode: int, uid: int, gid: 
     name = object_name(store, epoch, what)
     try:
         fd = create(name)
-    except FileExistsError:
+    except NameTakenError:
         return False
     except OSError as exc:
         raise _as_ours(exc, f"creating {name}") from exc
     try:
         _own(fd, mode, uid, gid)
-    except OSError as exc:
+    except BaseException as exc:
         unlink(name)
-        raise _as_ours(exc, f"giving {name} to user {uid}, group {gid}") from exc
+        if isinstance(exc, OSError):
+            raise _as_ours(exc, f"giving {name} to user {uid}, group {gid}") from exc
+        raise
     finally:
         os.close(fd)
     return True
@@ -173,68 +182,19 @@ def sweep(store: str, epoch: bytes, listed: frozenset[int], uid: int) -> list[st
     return swept
 
 
-class _Job:
-    __slots__ = ("codec", "crc", "flags", "fresh", "views")
+def unlink_segment(name: str, owner: int) -> int:
+    """Unlink a segment for the C protocol; 0, or the errno of what went wrong (the next writer tries again).
 
-    def __init__(self, views: list[memoryview], crc: int, flags: int, codec: str) -> None:
-        self.views = views
-        self.crc = crc
-        self.flags = flags
-        self.codec = codec
-        self.fresh: Fresh | None = None
-
-
-class Work:
-    """What turns under the writer lock do to segments: the C protocol calls ``fill`` and ``unlink``.
-
-    Concurrency: for one thread, during one turn at a time. ``fill`` may be called again for a part after ENOSPC, and
-    goes on where the room ended.
+    Args:
+        name: its shm_open() name.
+        owner: the store's user: what is not a regular file of this user is no segment, and must not keep a
+            generation from being freed.
     """
-
-    def __init__(self, store: _core.Store) -> None:
-        self._ids = os.geteuid(), os.getegid()
-        self._store = store
-        self._epoch = store.epoch
-        self._base = f"/{PREFIX}{store.name}.{store.epoch.hex()}."
-        self._mode = store.mode & 0o444
-        self._owner = store.uid
-        self._uid = -1 if self._ids[0] == store.uid else store.uid
-        self._gid = -1 if self._ids[1] == store.gid else store.gid
-        self._jobs: list[_Job] = []
-
-    def serves(self, store: _core.Store) -> bool:
-        """Tell whether this was made for that store, by who this process still is."""
-        return self._store is store and self._ids == (os.geteuid(), os.getegid())
-
-    def add(self, views: list[memoryview], crc: int, flags: int, codec: str) -> None:
-        """Say what the next part consists of, as views of bytes; written when the protocol asks for it."""
-        self._jobs.append(_Job(views, crc, flags, codec))
-
-    def fill(self, part: int, segment: int) -> None:
-        """Make a part's segment, write payload and footer, and seal it against writing."""
-        job = self._jobs[part]
-        if job.fresh is None:
-            try:
-                job.fresh = Fresh(create(f"{self._base}{segment}"))
-            except FileExistsError:
-                raise IncompatibleStoreError(
-                    f"something else has the name of the next segment, {self._base}{segment}: nothing was published; "
-                    "try again (the next segment has another name), and find out who made it"
-                ) from None
-        job.fresh.fill(job.views, self._epoch, segment, job.crc, job.flags, job.codec, self._mode, self._uid, self._gid)
-
-    def unlink(self, segment: int) -> int:
-        """Unlink a segment; 0, or the errno of what went wrong (it is tried again by the next writer)."""
-        name = f"{self._base}{segment}"
-        try:
-            unlink(name)
-        except (NotOwnerError, OSError) as exc:
-            if not is_ours(name[1:], self._owner):
-                return 0  # not ours, whatever it is: it must not keep a generation from being freed
-            _log.warning("could not unlink segment %d of store %s: %s", segment, self._store.name, exc)
-            return exc.errno if isinstance(exc, OSError) and exc.errno else errno.EPERM
-        return 0
-
-    def close(self) -> None:
-        """Close what a failed turn left open, and forget the parts."""
-        self._jobs.clear()
+    try:
+        unlink(name)
+    except (NotOwnerError, OSError) as exc:
+        if not is_ours(name[1:], owner):
+            return 0
+        _log.warning("could not unlink %s: %s", name, exc)
+        return exc.errno if isinstance(exc, OSError) and exc.errno else errno.EPERM
+    return 0

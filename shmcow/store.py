@@ -13,7 +13,6 @@ The order of things, which is what makes a crash between any two of them harmles
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import random
@@ -24,7 +23,6 @@ from typing import NamedTuple, Self
 
 from shmcow import _core, segments
 from shmcow.errors import NotOwnerError, StoreDestroyedError, StoreNotFoundError, WriterBusyError
-from shmcow.segments import Work
 
 _log = logging.getLogger("shmcow")
 
@@ -145,7 +143,6 @@ class Keeper:
         self._settings = settings
         self._store: _core.Store | None = None
         self._core: _core.WriterCore | None = None
-        self._work: Work | None = None
         self._mutexes: dict[int, threading.RLock] = {}
         self._turn: Turn | None = None
         self._swept: _core.Store | None = None  # the attach whose leftovers were swept
@@ -171,7 +168,7 @@ class Keeper:
                 self._store, self._core = store, None
             if self._core is None:
                 try:
-                    self._core = _core.WriterCore(self._store)
+                    self._core = _core.WriterCore(self._store, segments)
                 except StoreDestroyedError:  # removed or replaced since we attached
                     continue
             if self._store.word == _core.DESTROYED or not os.path.lexists(self._store.prefix + "lock"):
@@ -189,16 +186,18 @@ class Keeper:
             )
 
     def _forget(self) -> None:
-        self._store = self._core = self._work = None
+        self._store = self._core = None
 
-    def turn(self, *, recreate: bool, timeout: float | None = None) -> Turn:
+    def turn(self, *, recreate: bool, timeout: float | None = None, ending: bool = False) -> Turn:
         """Return a turn under the writer lock, to be entered with ``with``.
 
         Args:
             recreate: whether a store that was destroyed or removed meanwhile is created again.
             timeout: how long to wait for the lock, in seconds; None: ``lock_timeout``.
+            ending: whether the turn is to destroy the store: then a damaged table, which cannot be recovered, is no
+                obstacle.
         """
-        return Turn(self, recreate, self.lock_timeout if timeout is None else timeout)
+        return Turn(self, recreate, self.lock_timeout if timeout is None else timeout, ending)
 
     def mutex(self) -> threading.RLock:
         """Return the mutex of this very process: a child's is new, its parent's may be held by a thread it lacks."""
@@ -212,15 +211,15 @@ class Keeper:
 
 
 class Turn:
-    """One turn under the writer lock: recovered, and alone. Entered, it has ``store``, ``core`` and ``work``."""
+    """One turn under the writer lock: recovered, and alone. Entered, it has ``store`` and ``core``."""
 
     store: _core.Store
     core: _core.WriterCore
-    work: Work
 
-    def __init__(self, keeper: Keeper, recreate: bool, timeout: float) -> None:
+    def __init__(self, keeper: Keeper, recreate: bool, timeout: float, ending: bool = False) -> None:
         self._keeper = keeper
         self._recreate = recreate
+        self._ending = ending
         self._timeout = timeout
         self._mutex = keeper.mutex()
         self._thread = 0
@@ -254,7 +253,6 @@ class Turn:
             # The ordinary case: nothing changed since the last turn, and the lock is free.
             self.store, self.core = keeper._store, keeper._core
             if self.core.enter():
-                self._begin()
                 return
         self._take_long(deadline)
 
@@ -273,20 +271,12 @@ class Turn:
         if not core.ready_holds():
             segments.create_empty(store.name, store.epoch, "holds", store.mode & 0o444, *owner_of(store))
             core.ready_holds()
-        self._begin()
-
-    def _begin(self) -> None:
-        keeper, store = self._keeper, self.store
-        work = keeper._work
-        if work is None or not work.serves(store):
-            work = keeper._work = Work(store)
-        self.work = work
-        repaired = self.core.recover(work)
+        repaired = 0 if self._ending else core.recover()
         if repaired:
             _log.info("recovered %d generations of store %s that a dead writer left half-done", repaired, store.name)
-        if keeper._swept is not store:
+        if self._keeper._swept is not store:
             self.sweep()
-            keeper._swept = store
+            self._keeper._swept = store
 
     def _attach(self) -> tuple[_core.Store, _core.WriterCore]:
         keeper = self._keeper
@@ -350,18 +340,16 @@ class Turn:
     def _leave(self) -> None:
         keeper = self._keeper
         try:
-            if hasattr(self, "work"):
-                self.work.close()
+            if hasattr(self, "core"):
+                self.core.unlock()  # nothing, if it was not taken
         finally:
+            self._thread = 0
+            if keeper._turn is self:
+                keeper._turn = None
             try:
-                if hasattr(self, "core"):
-                    self.core.unlock()  # nothing, if it was not taken
-            finally:
-                self._thread = 0
-                if keeper._turn is self:
-                    keeper._turn = None
-                with contextlib.suppress(RuntimeError):  # not acquired
-                    self._mutex.release()
+                self._mutex.release()
+            except RuntimeError:
+                pass  # not acquired
 
 
 def owner_of(store: _core.Store) -> tuple[int, int]:
@@ -437,7 +425,7 @@ def finish(store: _core.Store, core: _core.WriterCore, timeout: float) -> None:
 def end(store: _core.Store, core: _core.WriterCore) -> None:
     """Destroy a store whose writer lock is held: word first, then names, the header's and the lock's last."""
     core.ready_holds()
-    core.end(Work(store))
+    core.end()
     mine = [item for item in segments.found(store.name) if item.epoch == store.epoch.hex()]
     for item in sorted(mine, key=lambda item: not item.what.isdigit()):
         if item.what != "lock" and segments.is_ours(item.filename, store.uid):

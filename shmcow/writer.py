@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import grp
 import logging
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, overload
 from typing_extensions import TypeForm, TypeVar
 
 from shmcow import _core, codecs, draft, schema, validators
-from shmcow.codecs import Codec
+from shmcow.codecs import Codec, Part
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -57,11 +56,19 @@ class _Missing:
 _MISSING: Final = _Missing()
 
 
+class _Schema(NamedTuple):
+    """What a version says of its type, bounded and encoded."""
+
+    fingerprint: bytes
+    codec: bytes
+    type_name: bytes
+
+
 class _Encoding(NamedTuple):
     """One part of a value, encoded: views to be written one after the other, and all of it as one."""
 
-    name: str
-    codec: str
+    name: bytes
+    codec: bytes
     views: list[memoryview]
     whole: memoryview
 
@@ -71,7 +78,6 @@ class _Encoded(NamedTuple):
 
     parts: list[_Encoding]
     decoded: Any
-    size_bytes: int
 
 
 class _Said(NamedTuple):
@@ -202,7 +208,7 @@ class Writer(Generic[T]):
         self._validators = check_validators(validators)
         self._type = type
         self._codec = _given_codec(type, codec, freeze)
-        self._schema: dict[str, Any] | None = None  # what the codec says of itself, asked once
+        self._schema: _Schema | None = None  # what the codec says of itself, asked once
         self._freezes: bool | None = None
         self._fits = 0  # the last version that is known to fit this writer's schema
         self._closed = False
@@ -315,7 +321,7 @@ class Writer(Generic[T]):
             new = function(self._load(turn.store.hold()).value)
             return self._commit_new(turn, new, said, "update's function")
 
-    def patch(self, **changes: Any) -> int:
+    def patch(self, /, **changes: Any) -> int:
         """Replace fields (of a Struct, dataclass or attrs class) or keys (of a dict) of the current value.
 
         Returns:
@@ -385,6 +391,7 @@ class Writer(Generic[T]):
             if target < 1:
                 raise VersionGoneError(f"version {current} of store {self._name} is the first: there is none before it")
             hold = turn.store.hold(target)
+            self._load(hold)  # nothing bad is published, not even again
             said = _say(message or f"roll back from {current} to {target}", author, source)
             return self._commit_shared(turn, hold.entry, said)
 
@@ -401,7 +408,7 @@ class Writer(Generic[T]):
         self._check_open()
         with self._turn(recreate=False) as turn:
             turn.sweep()
-            return turn.core.reclaim(turn.work, turn.store.retain)
+            return turn.core.reclaim(turn.store.retain)
 
     def wait_unused(self, version: int, timeout: float | None = None) -> None:
         """Wait until no process holds a version: the grace period.
@@ -444,13 +451,14 @@ class Writer(Generic[T]):
             StoreDestroyedError: it is gone already.
         """
         self._check_open()
-        with self._turn(recreate=False) as turn:
+        with self._turn(recreate=False, ending=True) as turn:
             end(turn.store, turn.core)
 
     def close(self) -> None:
         """Let go of the store, which stays. Closing twice is fine."""
         self._closed = True
         self._keeper.close()
+        vars(self).pop("_store", None)  # its mapping and its descriptors
 
     def __enter__(self) -> Writer[T]:
         return self
@@ -467,8 +475,8 @@ class Writer(Generic[T]):
         if self._closed:
             raise ClosedError(f"the writer of store {self._name} was closed: make a new one")
 
-    def _turn(self, *, recreate: bool) -> Turn:
-        return self._keeper.turn(recreate=recreate)
+    def _turn(self, *, recreate: bool, ending: bool = False) -> Turn:
+        return self._keeper.turn(recreate=recreate, ending=ending)
 
     def _adopt_store(self, turn: Turn) -> None:
         if turn.store is not self._store:  # created anew, by us or by somebody else
@@ -520,13 +528,11 @@ class Writer(Generic[T]):
         codec = self._codec
         assert codec is not None
         try:
-            parts = codec.encode_parts(value)
+            parts = [_encoding(part) for part in codec.encode_parts(value)]
             if not 1 <= len(parts) <= _core.MAX_SEGMENTS:
                 raise ValidationError(f"a version has 1 to {_core.MAX_SEGMENTS} parts, found {len(parts)}")
-            pieces = [[_as_view(buffer) for buffer in part.buffers] for part in parts]
-            wholes = [views[0] if len(views) == 1 else _as_view(b"".join(views)) for views in pieces]
             try:
-                decoded = codec.decode_parts(wholes)
+                decoded = codec.decode_parts([part.whole for part in parts])
                 if self._must_freeze():
                     decoded = freeze(decoded)
             except (DecodeError, RecursionError) as exc:
@@ -534,11 +540,7 @@ class Writer(Generic[T]):
         except ValidationError:
             self._count_refused()
             raise
-        return _Encoded(
-            [_Encoding(p.name, p.codec, v, whole) for p, v, whole in zip(parts, pieces, wholes, strict=True)],
-            decoded,
-            sum(whole.nbytes for whole in wholes),
-        )
+        return _Encoded(parts, decoded)
 
     def _must_freeze(self) -> bool:
         # As readers will: deep nesting may decode and yet be too deep to freeze. Where the type rules that out and
@@ -579,56 +581,42 @@ class Writer(Generic[T]):
             length = part.whole.nbytes
             flags = _core.HAS_CRC if length <= CHECKED_BYTES or self._verify else 0
             crc = zlib.crc32(part.whole) if flags else 0
-            turn.work.add(part.views, crc, flags, part.codec)
-            parts.append((_bounded("a part's name", part.name, 32), 0, length, crc, flags))
-        version = self._publish(turn, self._own_schema(), said, tuple(parts))
+            parts.append((part.name, 0, length, crc, flags, part.codec, part.views))
+        turn.check_still_ours()
+        version = turn.core.publish(0, self._own_schema(), said, tuple(parts))
         self._fits = version
         return version
 
-    def _own_schema(self) -> dict[str, Any]:
+    def _own_schema(self) -> _Schema:
         if self._schema is None:
             codec = self._codec
             assert codec is not None
-            self._schema = {
-                "fingerprint": codec.fingerprint,
-                "codec": codec.name.encode(),
-                "type_name": _bounded("type", codec.type_name, 88),
-                "origin": 0,
-            }
+            type_name = _bounded("type", codec.type_name, 88)
+            self._schema = _Schema(codec.fingerprint, codec.name.encode(), type_name)
         return self._schema
 
     def _commit_shared(self, turn: Turn, entry: dict[str, Any], said: _Said) -> int:
         """Publish a version that lists the segments of another, which must be held."""
         self._adopt_store(turn)
-        again = {
-            "fingerprint": entry["fingerprint"],
-            "codec": entry["codec"].encode(),
-            "type_name": entry["type_name"].encode(),
-            "origin": entry["version"],
-        }
+        again = _Schema(
+            entry["fingerprint"],
+            _bounded("codec", entry["codec"], _core.CODEC_BYTES),
+            _bounded("type", entry["type_name"], 88),
+        )
         parts = tuple(
-            (part["name"].encode(), part["segment"], part["length"], part["crc"], part["flags"])
+            (
+                _bounded("a part's name", part["name"], 32),
+                part["segment"],
+                part["length"],
+                part["crc"],
+                part["flags"],
+                b"",
+                None,
+            )
             for part in entry["parts"]
         )
-        return self._publish(turn, again, said, parts)
-
-    def _publish(self, turn: Turn, entry: dict[str, Any], said: _Said, parts: tuple[Any, ...]) -> int:
         turn.check_still_ours()
-        return turn.core.publish(
-            turn.work,
-            _ANY_VERSION,
-            entry["origin"],
-            time.time_ns(),
-            os.getpid(),
-            os.geteuid(),
-            entry["fingerprint"],
-            entry["codec"],
-            said.author,
-            entry["type_name"],
-            said.source,
-            said.message,
-            parts,
-        )
+        return turn.core.publish(entry["version"], again, said, parts)
 
     def _check_schema(self, store: _core.Store) -> None:
         """Refuse to change a store's schema to one that cannot read what is current."""
@@ -664,7 +652,7 @@ class Writer(Generic[T]):
         except (NotPublishedError, DecodeError, CorruptSegmentError):
             old = None
         try:
-            validators.run(self._validators, old, encoded.decoded, encoded.size_bytes)
+            validators.run(self._validators, old, encoded.decoded, sum(part.whole.nbytes for part in encoded.parts))
         except ValidationError:
             self._count_refused()
             raise
@@ -705,7 +693,7 @@ def _check_group(group: int | str | None) -> int:
             return grp.getgrnam(group).gr_gid
         except KeyError:
             raise ValueError(f"there is no group {group!r} on this machine") from None
-    if not isinstance(group, int) or group < 0:
+    if not isinstance(group, int) or isinstance(group, bool) or not 0 <= group < 0xFFFFFFFF:  # the last is "no change"
         raise ValueError(f"group is a gid or a group's name, found {group!r}")
     return group
 
@@ -740,6 +728,13 @@ def _say(message: str, author: str, source: str) -> _Said:
     return _Said(_bounded("message", message, 256), _bounded("author", author, 64), _bounded("source", source, 128))
 
 
+def _encoding(part: Part) -> _Encoding:
+    views = [_as_view(buffer) for buffer in part.buffers]
+    whole = views[0] if len(views) == 1 else _as_view(b"".join(views))
+    name = _bounded("a part's name", part.name, 32) if part.name else b""
+    return _Encoding(name, part.codec.encode(), views, whole)
+
+
 def _as_view(buffer: Any) -> memoryview:
     view = memoryview(buffer).toreadonly()
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
@@ -763,5 +758,5 @@ def destroy(name: str, *, lock_timeout: float = 5.0) -> None:
     check_timeout("lock_timeout", lock_timeout)
     keeper = Keeper(check_name(name), Settings(), lock_timeout)
     keeper.attach(create=False)
-    with contextlib.suppress(StoreNotFoundError, StoreDestroyedError), keeper.turn(recreate=False) as turn:
+    with contextlib.suppress(StoreNotFoundError, StoreDestroyedError), keeper.turn(recreate=False, ending=True) as turn:
         end(turn.store, turn.core)

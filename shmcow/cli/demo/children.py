@@ -237,17 +237,16 @@ def _publish(writer: Writer[Any], stamp: int) -> int:
 def _dying_writer(name: str) -> None:
     """Publish a large value, and die by SIGKILL when half of it is written."""
 
-    class HalfWritten:
-        def __init__(self, fd: int) -> None:
-            self.fd = fd
+    create = segments.create
 
-        def fill(self, views: list[memoryview], *_: object) -> None:
-            whole = views[0].nbytes
-            half = os.write(self.fd, views[0][: whole // 2])
-            _say(written=half, of=whole)
-            os.kill(os.getpid(), signal.SIGKILL)
+    def half_create(name: str) -> int:
+        fd = create(name)
+        half = os.write(fd, bytes(BALLAST // 2))
+        _say(written=half, of=BALLAST)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return fd
 
-    setattr(segments, "Fresh", HalfWritten)  # noqa: B010 - for this process, whose end it is
+    segments.create = half_create
     with Writer(name) as writer:
         writer.update(lambda old: {**old, "ballast": bytes(BALLAST)}, source=SOURCE)
 
