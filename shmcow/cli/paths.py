@@ -121,7 +121,7 @@ def _index(steps: tuple[str, ...], depth: int, length: int) -> int:
 
 
 def _missing(steps: tuple[str, ...], depth: int, there: str) -> PathNotFoundError:
-    return PathNotFoundError(f"no {shortened(_joined(steps[: depth + 1]), 80)}: {there}")
+    return PathNotFoundError(f"the value has no part {shortened(_joined(steps[: depth + 1]), 80)!r}: {there}")
 
 
 def _joined(steps: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,21 @@ def test_readme_names_the_two_commands_on_its_first_screen() -> None:
     assert "shmcow demo" in first_screen
     assert ".venv/bin/python -m pytest" in first_screen
     assert '.venv/bin/python -m pytest" README.md' in (ROOT / ".ci" / "run").read_text()
+
+
+def test_readme_shell_session_prints_what_the_readme_shows(name: str) -> None:
+    """The commands of the README's shell session answer as shown, on a store like the demo's at its 41st version."""
+    (session,) = blocks("console")
+    with shmcow.Writer(name, initial={"banner": "", "clock": 0, "stamps": [0]}) as writer:
+        for clock in range(2, 42):
+            writer.patch(clock=clock)
+    shown = re.findall(r"\$ shmcow (.*)\n(.*)\n", session)
+    assert len(shown) == session.count("$ ")
+    for command, answer in shown:
+        words = [name if word == "demo" else word for word in shlex.split(command)]
+        done = subprocess.run([sys.executable, "-m", "shmcow", *words], capture_output=True, text=True, timeout=60)
+        assert (done.stdout + done.stderr).strip() == answer
+    shmcow.destroy(name)
 
 
 def test_readme_links_lead_somewhere() -> None:
