@@ -314,7 +314,7 @@ def test_child_forked_while_a_thread_fills_a_segment_keeps_no_part_of_it(
         (first,) = segments()
         thread = threading.Thread(target=writer.publish, args=(payload,))
         thread.start()
-        processes.until(lambda: bool(segments() - {first}), "a new segment")
+        processes.until(lambda old=first: bool(segments() - {old}), "a new segment")
         child = spawn(_talk, {"reader": Reader(name)}, fork=fork)
         caught = half_written()
         found = child.ask("descriptors")

@@ -1,0 +1,370 @@
+"""KeyboardInterrupt and other exceptions in the midst of publish() and get(): nothing stays locked, half-built or stale.
+
+CPython runs signal handlers where a Python function begins and after a call into C. ``sys.setprofile`` is told of just
+these places, so an exception raised there arrives where a real Ctrl-C can. get() is interrupted at each instruction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import shmcow
+from shmcow import Codec, MsgPack, OutOfSharedMemoryError, Reader, Writer, segments
+
+PACKAGE = os.path.dirname(shmcow.__file__)
+SHM = Path("/dev/shm")
+
+
+# ---- what is left ----
+
+
+def objects(name: str) -> set[str]:
+    return {entry for entry in os.listdir(SHM) if entry == f"shmcow.{name}" or entry.startswith(f"shmcow.{name}.")}
+
+
+def assert_at_rest(name: str) -> None:
+    """Fail unless every generation is published, and shared memory holds exactly what the table lists."""
+    report = shmcow.describe(name)
+    assert {generation.state for generation in report.generations} <= {"held"}
+    base = f"shmcow.{name}.{report.epoch}."
+    listed = {f"{base}{segment}" for generation in report.generations for segment in generation.segments}
+    assert objects(name) == {f"shmcow.{name}", f"{base}lock", f"{base}holds"} | listed
+
+
+def counters(name: str) -> dict[str, int]:
+    return shmcow.describe(name).counters
+
+
+# ---- interrupting ----
+
+
+class Interrupted:
+    """Where a call was interrupted, and by what; ``where`` is "" if it ended before."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.where = ""
+        self.exception: KeyboardInterrupt | None = None
+
+    def event(self, n: int, frame: FrameType, what: str) -> None:
+        self.events += 1
+        if self.events == n:
+            code = frame.f_code
+            self.where = f"{os.path.basename(code.co_filename)}:{frame.f_lineno} {code.co_name} {what}"
+            raise KeyboardInterrupt
+
+
+def of_ours(frame: FrameType | None) -> bool:
+    return frame is not None and frame.f_code.co_filename.startswith(PACKAGE)
+
+
+def interrupt_call(function: Callable[[], Any], n: int) -> Interrupted:
+    """Call a function, interrupted at the n-th place of the package, or called by it, where a signal can arrive."""
+    report = Interrupted()
+    outermost = sys._getframe()
+
+    def profile(frame: FrameType, what: str, arg: Any) -> None:
+        if what not in ("call", "c_return"):
+            return
+        inside: FrameType | None = frame
+        while inside is not outermost and inside is not None:
+            if of_ours(inside):
+                report.event(n, frame, f"{what} {getattr(arg, '__name__', '')}")
+                return
+            inside = inside.f_back
+
+    sys.setprofile(profile)
+    try:
+        function()
+    except KeyboardInterrupt as exc:
+        report.exception = exc
+    finally:
+        sys.setprofile(None)
+    return report
+
+
+def interrupt_instruction(function: Callable[[], Any], n: int) -> Interrupted:
+    """Call a function, interrupted at the n-th instruction of the package."""
+    report = Interrupted()
+
+    def trace(frame: FrameType, what: str, _: Any) -> Any:
+        if not of_ours(frame):
+            return None
+        frame.f_trace_opcodes = True
+        if what in ("call", "opcode"):
+            report.event(n, frame, what)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except KeyboardInterrupt as exc:
+        report.exception = exc
+    finally:
+        sys.settrace(before)
+    return report
+
+
+def in_thread(function: Callable[[], Any]) -> Any:
+    """Return what a function returns in another thread, or the exception that it raises."""
+    result: list[Any] = []
+
+    def run() -> None:
+        try:
+            result.append(function())
+        except BaseException as exc:
+            result.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+def force_free(writer: Writer[Any]) -> None:
+    """Give back whatever a Writer still has, so that a failed test leaves a store that can be destroyed."""
+    keeper = writer._keeper
+    if keeper._core is not None:
+        keeper._core.unlock()
+    keeper._mutexes.clear()
+    keeper._turn = None
+
+
+def publish_plain(writer: Writer[Any], k: int) -> None:
+    writer.publish({"k": k, "text": "x" * (k % 500)})
+
+
+def update(writer: Writer[Any], k: int) -> None:
+    writer.update(lambda _: {"k": k})
+
+
+def edit(writer: Writer[Any], k: int) -> None:
+    with writer.edit() as draft:
+        draft["k"] = k
+
+
+def rollback(writer: Writer[Any], _: int) -> None:
+    writer.rollback()
+
+
+def create_again(writer: Writer[Any], k: int) -> None:
+    """Publish in a store that was destroyed, which creates it."""
+    if writer._store.word != shmcow._core.DESTROYED:
+        with contextlib.suppress(shmcow.StoreDestroyedError):
+            shmcow.destroy(writer.name)
+    writer.publish({"k": k})
+
+
+@pytest.mark.parametrize("doing", [publish_plain, update, rollback, create_again])
+def test_interrupt_anywhere_in_a_turn_gives_everything_back(name: str, doing: Callable[[Writer[Any], int], None]) -> None:
+    """After Ctrl-C at any place of a turn, while its traceback still lives, every thread and Writer publishes at once."""
+    writer = Writer(name, initial={"k": 0}, lock_timeout=0, retain=2)
+    other = Writer(name, lock_timeout=0)
+    reader = Reader(name)
+    stuck = []
+    n = 0
+    while True:
+        n += 1
+        writer.publish({"k": -1})
+        writer.publish({"k": -2})
+        report = interrupt_call(lambda: doing(writer, n), n)  # noqa: B023 - called at once
+        if not report.where:
+            break
+        assert report.exception is not None, report.where
+        # `report` keeps the exception, its traceback and all its frames meanwhile
+        for who, attempt in (
+            ("another Writer", lambda: other.publish({"k": n, "by": "other"})),  # noqa: B023
+            ("another thread", lambda: writer.publish({"k": n, "by": "thread"})),  # noqa: B023
+        ):
+            result = in_thread(attempt)
+            if isinstance(result, BaseException):
+                stuck.append(f"{report.where}: {who}: {result}")
+        try:
+            writer.publish({"k": n, "by": "same"})
+        except Exception as exc:
+            stuck.append(f"{report.where}: same thread: {exc}")
+        else:
+            assert reader.get() == {"k": n, "by": "same"}
+        del report
+        force_free(writer)
+        gc.collect()
+    print(f"{doing.__name__}: interrupted at {n - 1} places")
+    assert n > 20
+    assert not stuck, "\n".join(stuck)
+    writer.reclaim()
+    assert_at_rest(name)
+
+
+def test_interrupted_part_is_not_published_by_the_next_turn(name: str) -> None:
+    """A turn that was interrupted while it ended leaves none of its parts to the next one."""
+    writer = Writer(name, initial=["first"])
+    n = 0
+    while True:
+        n += 1
+        report = interrupt_call(lambda: writer.publish(["interrupted" * 10, n]), n)  # noqa: B023
+        force_free(writer)
+        if not report.where:
+            break
+        writer.publish(["next", n])
+        assert writer.snapshot().value == ["next", n], report.where
+        assert Reader(name).get() == ["next", n], report.where
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_interrupt_at_each_instruction_of_get_is_caught_up(name: str, first: bool) -> None:
+    """After an interrupt at any instruction of get(), this thread and others get the newest value, and nothing is held."""
+    writer = Writer(name, initial=0, retain=0)
+    reader = Reader(name)
+    n = 0
+    while True:
+        n += 1
+        if first:
+            reader = Reader(name)
+        version = writer.publish(n)
+        report = interrupt_instruction(reader.get, n)
+        if not report.where:
+            break
+        assert report.exception is not None, report.where
+        assert reader.get() == n, report.where
+        assert reader.version == version
+        assert in_thread(reader.get) == n
+        newer = writer.publish(-n)
+        assert in_thread(reader.get) == -n, report.where
+        assert reader.get() == -n
+        del report
+        assert not writer._store.marked(newer)
+        assert not writer._store.marked(version)
+    print(f"interrupted at {n - 1} instructions")
+    assert n > 50
+    assert reader.get() == n
+
+
+def test_interrupt_while_another_thread_waits_for_the_turn(name: str) -> None:
+    """A thread that waits for its turn gets it when the turn before is interrupted."""
+    writer = Writer(name, initial=0, lock_timeout=60)
+    entered = threading.Event()
+    versions: list[int] = []
+
+    def interrupted(_: int) -> int:
+        entered.set()
+        while writer._keeper.mutex().acquire(blocking=False):  # ours: it is re-entrant
+            writer._keeper.mutex().release()
+            if waiting.is_alive():
+                break
+        raise KeyboardInterrupt
+
+    waiting = threading.Thread(target=lambda: (entered.wait(), versions.append(writer.publish("waited"))))
+    waiting.start()
+    with pytest.raises(KeyboardInterrupt):
+        writer.update(interrupted)
+    waiting.join()
+    assert versions == [2]
+    assert writer.snapshot().value == "waited"
+
+
+# ---- an exception is pending while the protocol cleans up ----
+
+
+class Pieces(Codec[Any]):
+    """A list, each item of which is a part."""
+
+    name = "test-pieces"
+
+    def split(self, value: Any) -> Sequence[Any]:
+        inner = MsgPack[Any]()
+        return [inner.encode_parts(item)[0]._replace(name=f"p{k}") for k, item in enumerate(value)]
+
+    def join(self, views: Sequence[memoryview]) -> Any:
+        inner = MsgPack[Any]()
+        return [inner.decode_parts([view]) for view in views]
+
+
+def failing_fill(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
+    """Let the fill of part `at` raise after its segment was made and filled."""
+    real = segments.Work.fill
+
+    def fill(self: segments.Work, part: int, segment: int) -> None:
+        real(self, part, segment)
+        if part == at:
+            raise error
+
+    monkeypatch.setattr(segments.Work, "fill", fill)
+
+
+ERRORS = [RuntimeError("no"), KeyboardInterrupt(), OSError(5, "Input/output error"), OSError(28, "No space left")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{type(error).__name__}-{getattr(error, 'errno', 0)}")
+@pytest.mark.parametrize(("parts", "at"), [(1, 0), (3, 0), (3, 1), (3, 2), (16, 15)])
+def test_failed_fill_leaves_nothing_half_built(name: str, parts: int, at: int, error: BaseException) -> None:
+    """A publish whose fill raises removes its segments itself: nothing is BUILDING, nothing to recover afterwards."""
+    writer = Writer(name, codec=Pieces(), initial=["a"] * parts)
+    before = objects(name)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        failing_fill(monkeypatch, at, error)
+        expected = OutOfSharedMemoryError if getattr(error, "errno", 0) == 28 else type(error)
+        with pytest.raises(expected):
+            writer.publish(["b"] * parts)
+    assert [generation.state for generation in shmcow.describe(name).generations] == ["held"]
+    assert objects(name) == before
+    other = Writer(name, codec=Pieces())
+    assert other.publish(["c"] * parts) == 2
+    assert counters(name)["recovered"] == 0
+    assert counters(name)["swept"] == 0
+    assert other.snapshot().value == ["c"] * parts
+    assert_at_rest(name)
+
+
+# ---- an exception comes after the flip ----
+
+
+@contextlib.contextmanager
+def failing_unlink(error: BaseException) -> Iterator[list[int]]:
+    """Let every unlink of a segment raise; yields the segments that should have gone."""
+    asked: list[int] = []
+
+    def unlink(_: segments.Work, segment: int) -> int:
+        asked.append(segment)
+        raise error
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(segments.Work, "unlink", unlink)
+        yield asked
+
+
+def test_exception_in_the_tidying_does_not_undo_a_publish(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong after the flip is told to sys.unraisablehook, and publish() returns the version."""
+    writer = Writer(name, initial="one", retain=0)
+    told: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
+    with failing_unlink(RuntimeError("planted")) as asked:
+        assert writer.publish("two") == 2
+    assert len(asked) == 1
+    assert [str(error) for error in told] == ["planted"]
+    assert Reader(name).get() == "two"
+    assert writer.publish("three") == 3, "the next turn finishes what was left"
+    assert [generation.version for generation in shmcow.describe(name).generations] == [3]
+    assert len(told) == 1
+    assert_at_rest(name)
+
+
+def test_keyboard_interrupt_in_the_tidying_passes_and_the_version_is_published(name: str) -> None:
+    """Ctrl-C after the flip reaches the caller, and the version is published all the same."""
+    writer = Writer(name, initial="one", retain=0)
+    with failing_unlink(KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
+        writer.publish("two")
+    assert writer.version == 2
+    assert Reader(name).get() == "two"
+    assert in_thread(lambda: writer.publish("three")) == 3
+    assert_at_rest(name)
