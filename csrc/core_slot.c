@@ -6,7 +6,7 @@
 #include "core.h"
 
 #define SLOT_LOOKS 2048
-#define SLOT_LOOKS_ENDED 64 /* the store was destroyed: its successor is looked for more often */
+#define SLOT_LOOKS_ENDED 8 /* the store was destroyed: its successor is looked for more often */
 #define SLOT_NOTHING (SHMCOW_DESTROYED - 1) /* no current word looks like this: the slow path is taken */
 
 typedef struct {
@@ -198,10 +198,21 @@ static void slot_dealloc(slot_object *self)
     Py_DECREF((PyObject *)type);
 }
 
+PyDoc_STRVAR(get_doc,
+             "get()\n\nReturn the current value: one atomic load while nothing changed.\n\n"
+             "Returns:\n    The value, the same object for every thread until the version changes; or `default`.\n\n"
+             "Raises:\n    StoreNotFoundError, NotPublishedError: there is no value yet, and no `default`.\n"
+             "    ShmcowError: the newest version cannot be used, and there is no good one yet, or on_bad=\"raise\".\n\n"
+             "Concurrency: any thread; never waits. After a fork the child counts as a reader of its own.");
+PyDoc_STRVAR(snapshot_doc,
+             "snapshot()\n\nReturn the current Snapshot: value, version and where it comes from, which belong together.\n\n"
+             "Returns:\n    The Snapshot, the same object until the version changes.\n\n"
+             "Raises:\n    As get(); `default` does not apply.\n\n"
+             "Concurrency: any thread; never waits. After a fork the child counts as a reader of its own.");
+
 static PyMethodDef slot_methods[] = {
-    {"get", (PyCFunction)slot_get, METH_NOARGS, "get()\n\nThe current value: one atomic load while nothing changed."},
-    {"snapshot", (PyCFunction)slot_snapshot, METH_NOARGS,
-     "snapshot()\n\nThe current Snapshot: the same object until the version changes."},
+    {"get", (PyCFunction)slot_get, METH_NOARGS, get_doc},
+    {"snapshot", (PyCFunction)slot_snapshot, METH_NOARGS, snapshot_doc},
     {"_install", (PyCFunction)slot_install, METH_VARARGS, install_doc},
     {"_accept", (PyCFunction)slot_accept, METH_VARARGS, accept_doc},
     {"_forget", (PyCFunction)slot_forget, METH_NOARGS, forget_doc},

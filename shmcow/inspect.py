@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 from typing import Any
 
 from shmcow import _core, segments
@@ -137,9 +136,3 @@ def _generation(store: _core.Store, current: int, version: int, state: int, entr
         type_name=known.get("type_name", ""),
         rollback_of=known.get("origin") or None,
     )
-
-
-def room() -> tuple[int, int]:
-    """Return (free, total) bytes of the file system that holds shared memory."""
-    st = os.statvfs(segments.DIRECTORY)
-    return st.f_bavail * st.f_frsize, st.f_blocks * st.f_frsize

@@ -194,7 +194,10 @@ class Reader(_core.Slot, Generic[T]):
 
     @property
     def version(self) -> int:
-        """The version of the value that ``get()`` returns now; 0 while there is none."""
+        """The version of the value that ``get()`` returns now; 0 while there is none.
+
+        It looks again: for a value and its version that belong together take ``snapshot()``.
+        """
         self._catch_up()
         cached = self._cached()
         return cached[1] if cached else 0
@@ -399,7 +402,7 @@ class Reader(_core.Slot, Generic[T]):
         if self._bad is None or self._bad[:2] != (store.serial, version):
             self._bad = (store.serial, version, exc)
             self._failures += 1
-            _log.error("store %s: version %d cannot be used: %s", self._name, version, str(exc))
+            _log.error("cannot use the newest version: %s", str(exc))
 
     def _load(self, store: _core.Store, hold: _core.Hold) -> Snapshot[T]:
         """Decode a version, or find what another thread decoded: one object for each version."""
@@ -420,7 +423,7 @@ class Reader(_core.Slot, Generic[T]):
             self._problem = exc
             bad_version = self._bad is not None and exc is self._bad[2]  # said already
             if not bad_version and self._cached() is not None:
-                _log.warning("store %s: %s; going on with the last good value", self._name, str(exc))
+                _log.warning("going on with the last good value: %s", str(exc))
 
 
 def _strip(exc: BaseException | None) -> None:

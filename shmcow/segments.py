@@ -198,3 +198,9 @@ def unlink_segment(name: str, owner: int) -> int:
         _log.warning("could not unlink %s: %s", name, exc)
         return exc.errno if isinstance(exc, OSError) and exc.errno else errno.EPERM
     return 0
+
+
+def room() -> tuple[int, int]:
+    """Return (free, total) bytes of the file system that holds shared memory."""
+    st = os.statvfs(DIRECTORY)
+    return st.f_bavail * st.f_frsize, st.f_blocks * st.f_frsize

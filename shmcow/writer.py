@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, overload
 
 from typing_extensions import TypeForm, TypeVar
 
-from shmcow import _core, codecs, draft, schema, validators
+from shmcow import _core, codecs, draft, schema, segments, validators
 from shmcow.codecs import Codec, Part
 from shmcow.errors import (
     ClosedError,
@@ -20,6 +20,7 @@ from shmcow.errors import (
     CorruptSegmentError,
     DecodeError,
     NotPublishedError,
+    OutOfSharedMemoryError,
     ShmcowError,
     StoreDestroyedError,
     StoreNotFoundError,
@@ -79,6 +80,10 @@ class _Encoded(NamedTuple):
     parts: list[_Encoding]
     decoded: Any
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.whole.nbytes for part in self.parts)
+
 
 class _Said(NamedTuple):
     """What a writer says about a version, bounded and encoded."""
@@ -103,7 +108,8 @@ class Writer(Generic[T]):
         retain: how many older versions stay openable (default 4); None: leave it as it is.
         max_total_bytes: limit of all segments together; retained versions are given up first. 0: no limit; None:
             leave it as it is.
-        mode: permission bits of a new store: 0o600, with read permission for the group or for others as wanted.
+        mode: permission bits of a new store: 0o600 (the default), with read permission for the group or for others
+            as wanted. A store keeps those of its first writer; another ``mode`` or ``group`` is then warned about.
         group: group of a new store, a gid or a name.
         validators: callables ``(old, new)`` that raise to refuse a value; see ``shmcow.validators``.
         lock_timeout: how long to wait for another writer, in seconds.
@@ -145,7 +151,7 @@ class Writer(Generic[T]):
         create: bool = ...,
         retain: int | None = ...,
         max_total_bytes: int | None = ...,
-        mode: int = ...,
+        mode: int | None = ...,
         group: int | str | None = ...,
         validators: Iterable[Validator] = ...,
         lock_timeout: float = ...,
@@ -162,7 +168,7 @@ class Writer(Generic[T]):
         create: bool = ...,
         retain: int | None = ...,
         max_total_bytes: int | None = ...,
-        mode: int = ...,
+        mode: int | None = ...,
         group: int | str | None = ...,
         validators: Iterable[Validator] = ...,
         lock_timeout: float = ...,
@@ -178,7 +184,7 @@ class Writer(Generic[T]):
         create: bool = ...,
         retain: int | None = ...,
         max_total_bytes: int | None = ...,
-        mode: int = ...,
+        mode: int | None = ...,
         group: int | str | None = ...,
         validators: Iterable[Validator] = ...,
         lock_timeout: float = ...,
@@ -195,7 +201,7 @@ class Writer(Generic[T]):
         create: bool = True,
         retain: int | None = None,
         max_total_bytes: int | None = None,
-        mode: int = 0o600,
+        mode: int | None = None,
         group: int | str | None = None,
         validators: Iterable[Validator] = (),
         lock_timeout: float = 5.0,
@@ -213,7 +219,7 @@ class Writer(Generic[T]):
         self._fits = 0  # the last version that is known to fit this writer's schema
         self._closed = False
         settings = Settings(
-            _check_mode(mode),
+            _check_mode(0o600 if mode is None else mode),
             _check_group(group),
             _check_count("retain", retain),
             _check_count("max_total_bytes", max_total_bytes),
@@ -224,6 +230,7 @@ class Writer(Generic[T]):
         self._store, _ = self._keeper.attach(create=create)
         self._adopt_codec(codec)
         self._configure(settings)
+        self._warn_of_permissions(mode, settings)
         if initial is not _MISSING and self._store.word == 0:
             self._publish_first(first or self._encode(initial))
 
@@ -324,6 +331,8 @@ class Writer(Generic[T]):
     def patch(self, /, **changes: Any) -> int:
         """Replace fields (of a Struct, dataclass or attrs class) or keys (of a dict) of the current value.
 
+        Every argument is a field; to give a message, use ``update`` or ``edit``.
+
         Returns:
             The new version.
 
@@ -336,8 +345,8 @@ class Writer(Generic[T]):
     def edit(self, *, message: str = "", author: str = "", source: str = "") -> Iterator[Any]:
         """Edit a private, mutable copy: published on a clean exit, dropped on an exception.
 
-        The writer lock is held meanwhile: be quick. Dicts and lists are plain ones; a frozen Struct, dataclass or
-        attrs object is a stand-in whose fields can be set.
+        The writer lock is held meanwhile: be quick. A clean exit publishes even if nothing was changed. Dicts and
+        lists are plain ones; a frozen Struct, dataclass or attrs object is a stand-in whose fields can be set.
 
         Yields:
             The copy.
@@ -370,7 +379,8 @@ class Writer(Generic[T]):
         """Publish a *new* version with an older one's content. Nothing is copied: both list the same segments.
 
         Args:
-            to: the version to repeat; None: the one before the current.
+            to: the version to repeat; None: the one before the current, or, if that is itself a rollback, the one
+                before the version that it went back to. So one rollback after the other goes further back.
             message, author, source: as for ``publish``; the default message says what was rolled back.
 
         Returns:
@@ -387,9 +397,11 @@ class Writer(Generic[T]):
             current = turn.store.version
             if current == 0:
                 turn.store.hold()  # raises NotPublishedError
-            target = current - 1 if to is None else to
+            target = self._before(turn.store, current) if to is None else to
             if target < 1:
-                raise VersionGoneError(f"version {current} of store {self._name} is the first: there is none before it")
+                raise VersionGoneError(
+                    f"version {current} of store {self._name} has the content of the first: there is none before it"
+                )
             hold = turn.store.hold(target)
             self._load(hold)  # nothing bad is published, not even again
             said = _say(message or f"roll back from {current} to {target}", author, source)
@@ -412,6 +424,9 @@ class Writer(Generic[T]):
 
     def wait_unused(self, version: int, timeout: float | None = None) -> None:
         """Wait until no process holds a version: the grace period.
+
+        Holds are what ``with snapshot:``, ``snapshot.hold()`` and views (Raw, ``snapshot.data``) make. A value that
+        ``get()`` decoded is a copy and holds nothing: this does not tell whether workers have moved on from it.
 
         For a version that is still openable this is a moment, not a promise: somebody may hold it again. Once it is
         reclaimed nobody can.
@@ -482,6 +497,10 @@ class Writer(Generic[T]):
         if turn.store is not self._store:  # created anew, by us or by somebody else
             self._store, self._fits = turn.store, 0
 
+    def _before(self, store: _core.Store, current: int) -> int:
+        entry = next((entry for version, _, entry in store.generations() if version == current), None)
+        return (entry["origin"] or current) - 1 if entry else current - 1
+
     def _adopt_codec(self, given: Codec[Any] | None) -> None:
         """Go with the codec that the store has, or refuse to mix two."""
         entry = self._current_entry()
@@ -518,6 +537,16 @@ class Writer(Generic[T]):
             if changes:
                 raise
             # Somebody is publishing, and recovers and sweeps as well as we would.
+
+    def _warn_of_permissions(self, mode: int | None, settings: Settings) -> None:
+        store = self._store
+        if (mode is not None and mode != store.mode) or settings.gid not in (-1, store.gid):
+            _log.warning(
+                "store %s keeps mode %s and group %d of its first writer: destroy it first to change them",
+                self._name,
+                oct(store.mode),
+                store.gid,
+            )
 
     def _publish_first(self, encoded: _Encoded) -> None:
         with contextlib.suppress(VersionConflictError), self._turn(recreate=True) as turn:
@@ -583,9 +612,21 @@ class Writer(Generic[T]):
             crc = zlib.crc32(part.whole) if flags else 0
             parts.append((part.name, 0, length, crc, flags, part.codec, part.views))
         turn.check_still_ours()
-        version = turn.core.publish(0, self._own_schema(), said, tuple(parts))
+        try:
+            version = turn.core.publish(0, self._own_schema(), said, tuple(parts))
+        except OutOfSharedMemoryError as exc:
+            raise OutOfSharedMemoryError(f"{exc.strerror} ({self._figures(turn.store, encoded)})") from exc
         self._fits = version
         return version
+
+    @staticmethod
+    def _figures(store: _core.Store, encoded: _Encoded) -> str:
+        free, _ = segments.room()
+        limit = f", of at most {store.max_total_bytes:,}" if store.max_total_bytes else ""
+        return (
+            f"the new version has {encoded.size_bytes:,} bytes; the store takes {store.total_bytes:,}{limit}; "
+            f"{free:,} are free in {segments.DIRECTORY}"
+        )
 
     def _own_schema(self) -> _Schema:
         if self._schema is None:
@@ -652,7 +693,7 @@ class Writer(Generic[T]):
         except (NotPublishedError, DecodeError, CorruptSegmentError):
             old = None
         try:
-            validators.run(self._validators, old, encoded.decoded, sum(part.whole.nbytes for part in encoded.parts))
+            validators.run(self._validators, old, encoded.decoded, encoded.size_bytes)
         except ValidationError:
             self._count_refused()
             raise

@@ -30,6 +30,8 @@ def command(name: str, path: str, value: str, string: bool, type_: Any, message:
     PATH names the part: keys and indexes joined by dots, such as db.pool.size or hosts.0, or a JSON pointer. VALUE is
     JSON. What other writers change at the same time is kept. A dict's last key may be a new one.
 
+    A store that was published with a type needs --type, which imports that module: it must be one that can be imported.
+
     \b
     Examples:
       shmcow set app-config timeout 2.5

@@ -49,7 +49,9 @@ def test_readme_names_the_two_commands_on_its_first_screen() -> None:
 def test_readme_shell_session_prints_what_the_readme_shows(name: str) -> None:
     """The commands of the README's shell session answer as shown, on a store like the demo's at its 41st version."""
     (session,) = blocks("console")
-    with shmcow.Writer(name, initial={"banner": "", "clock": 0, "stamps": [0]}) as writer:
+    from shmcow.cli.demo.children import first_value
+
+    with shmcow.Writer(name, initial=first_value()) as writer:
         for clock in range(2, 42):
             writer.patch(clock=clock)
     shown = re.findall(r"\$ shmcow (.*)\n(.*)\n", session)

@@ -1,7 +1,8 @@
-"""KeyboardInterrupt and other exceptions in the midst of publish() and get(): nothing stays locked, half-built or stale.
+"""KeyboardInterrupt and other exceptions in mid-publish and mid-get: nothing stays locked, half-built or stale.
 
 CPython runs signal handlers where a Python function begins and after a call into C. ``sys.setprofile`` is told of just
-these places, so an exception raised there arrives where a real Ctrl-C can. get() is interrupted at each instruction.
+these places, so an exception raised there arrives where a real Ctrl-C can, and nowhere else: between two other
+instructions (at the end of a `with` block, say) the interpreter promises, and nobody could do, more.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gc
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -19,7 +21,7 @@ from typing import Any
 import pytest
 
 import shmcow
-from shmcow import Codec, MsgPack, OutOfSharedMemoryError, Reader, Writer, segments
+from shmcow import Codec, MsgPack, Reader, Writer, segments
 
 PACKAGE = os.path.dirname(shmcow.__file__)
 SHM = Path("/dev/shm")
@@ -74,8 +76,8 @@ def interrupt_call(function: Callable[[], Any], n: int) -> Interrupted:
     outermost = sys._getframe()
 
     def profile(frame: FrameType, what: str, arg: Any) -> None:
-        if what not in ("call", "c_return"):
-            return
+        if what not in ("call", "c_return") or frame.f_code.co_filename == weakref.__file__:
+            return  # (whatever is raised in the callback of a weak reference is told to sys.unraisablehook)
         inside: FrameType | None = frame
         while inside is not outermost and inside is not None:
             if of_ours(inside):
@@ -90,29 +92,6 @@ def interrupt_call(function: Callable[[], Any], n: int) -> Interrupted:
         report.exception = exc
     finally:
         sys.setprofile(None)
-    return report
-
-
-def interrupt_instruction(function: Callable[[], Any], n: int) -> Interrupted:
-    """Call a function, interrupted at the n-th instruction of the package."""
-    report = Interrupted()
-
-    def trace(frame: FrameType, what: str, _: Any) -> Any:
-        if not of_ours(frame):
-            return None
-        frame.f_trace_opcodes = True
-        if what in ("call", "opcode"):
-            report.event(n, frame, what)
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        function()
-    except KeyboardInterrupt as exc:
-        report.exception = exc
-    finally:
-        sys.settrace(before)
     return report
 
 
@@ -167,8 +146,10 @@ def create_again(writer: Writer[Any], k: int) -> None:
 
 
 @pytest.mark.parametrize("doing", [publish_plain, update, rollback, create_again])
-def test_interrupt_anywhere_in_a_turn_gives_everything_back(name: str, doing: Callable[[Writer[Any], int], None]) -> None:
-    """After Ctrl-C at any place of a turn, while its traceback still lives, every thread and Writer publishes at once."""
+def test_interrupt_anywhere_in_a_turn_gives_everything_back(
+    name: str, doing: Callable[[Writer[Any], int], None]
+) -> None:
+    """After Ctrl-C at any place of a turn, its traceback still alive, every thread and Writer publishes at once."""
     writer = Writer(name, initial={"k": 0}, lock_timeout=0, retain=2)
     other = Writer(name, lock_timeout=0)
     reader = Reader(name)
@@ -222,8 +203,8 @@ def test_interrupted_part_is_not_published_by_the_next_turn(name: str) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_interrupt_at_each_instruction_of_get_is_caught_up(name: str, first: bool) -> None:
-    """After an interrupt at any instruction of get(), this thread and others get the newest value, and nothing is held."""
+def test_interrupt_anywhere_in_get_is_caught_up(name: str, first: bool) -> None:
+    """After Ctrl-C at any place of get(), this thread and others get the newest value, and nothing is held."""
     writer = Writer(name, initial=0, retain=0)
     reader = Reader(name)
     n = 0
@@ -232,7 +213,7 @@ def test_interrupt_at_each_instruction_of_get_is_caught_up(name: str, first: boo
         if first:
             reader = Reader(name)
         version = writer.publish(n)
-        report = interrupt_instruction(reader.get, n)
+        report = interrupt_call(reader.get, n)
         if not report.where:
             break
         assert report.exception is not None, report.where
@@ -243,10 +224,11 @@ def test_interrupt_at_each_instruction_of_get_is_caught_up(name: str, first: boo
         assert in_thread(reader.get) == -n, report.where
         assert reader.get() == -n
         del report
-        assert not writer._store.marked(newer)
+        gc.collect()  # a traceback and the frame that has it keep each other alive
+        assert not writer._store.marked(newer), newer
         assert not writer._store.marked(version)
-    print(f"interrupted at {n - 1} instructions")
-    assert n > 50
+    print(f"interrupted at {n - 1} places")
+    assert n > 20
     assert reader.get() == n
 
 
@@ -256,15 +238,15 @@ def test_interrupt_while_another_thread_waits_for_the_turn(name: str) -> None:
     entered = threading.Event()
     versions: list[int] = []
 
+    def wait_for_the_turn() -> None:
+        entered.wait()
+        versions.append(writer.publish("waited"))
+
     def interrupted(_: int) -> int:
         entered.set()
-        while writer._keeper.mutex().acquire(blocking=False):  # ours: it is re-entrant
-            writer._keeper.mutex().release()
-            if waiting.is_alive():
-                break
         raise KeyboardInterrupt
 
-    waiting = threading.Thread(target=lambda: (entered.wait(), versions.append(writer.publish("waited"))))
+    waiting = threading.Thread(target=wait_for_the_turn)
     waiting.start()
     with pytest.raises(KeyboardInterrupt):
         writer.update(interrupted)
@@ -290,32 +272,34 @@ class Pieces(Codec[Any]):
         return [inner.decode_parts([view]) for view in views]
 
 
-def failing_fill(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
-    """Let the fill of part `at` raise after its segment was made and filled."""
-    real = segments.Work.fill
+@contextlib.contextmanager
+def failing_part(at: int, error: BaseException) -> Iterator[None]:
+    """Let the making of part `at` raise after its file was created."""
+    real = segments.create
+    made: list[str] = []
 
-    def fill(self: segments.Work, part: int, segment: int) -> None:
-        real(self, part, segment)
-        if part == at:
+    def create(path: str) -> int:
+        fd = real(path)
+        made.append(path)
+        if len(made) == at + 1:
+            os.close(fd)
             raise error
+        return fd
 
-    monkeypatch.setattr(segments.Work, "fill", fill)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(segments, "create", create)
+        yield
+    assert len(made) == at + 1
 
 
-ERRORS = [RuntimeError("no"), KeyboardInterrupt(), OSError(5, "Input/output error"), OSError(28, "No space left")]
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{type(error).__name__}-{getattr(error, 'errno', 0)}")
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt, OSError])
 @pytest.mark.parametrize(("parts", "at"), [(1, 0), (3, 0), (3, 1), (3, 2), (16, 15)])
-def test_failed_fill_leaves_nothing_half_built(name: str, parts: int, at: int, error: BaseException) -> None:
+def test_failed_fill_leaves_nothing_half_built(name: str, parts: int, at: int, kind: type[BaseException]) -> None:
     """A publish whose fill raises removes its segments itself: nothing is BUILDING, nothing to recover afterwards."""
     writer = Writer(name, codec=Pieces(), initial=["a"] * parts)
     before = objects(name)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        failing_fill(monkeypatch, at, error)
-        expected = OutOfSharedMemoryError if getattr(error, "errno", 0) == 28 else type(error)
-        with pytest.raises(expected):
-            writer.publish(["b"] * parts)
+    with failing_part(at, kind(5, "planted")), pytest.raises(kind):
+        writer.publish(["b"] * parts)
     assert [generation.state for generation in shmcow.describe(name).generations] == ["held"]
     assert objects(name) == before
     other = Writer(name, codec=Pieces())
@@ -330,16 +314,16 @@ def test_failed_fill_leaves_nothing_half_built(name: str, parts: int, at: int, e
 
 
 @contextlib.contextmanager
-def failing_unlink(error: BaseException) -> Iterator[list[int]]:
-    """Let every unlink of a segment raise; yields the segments that should have gone."""
-    asked: list[int] = []
+def failing_unlink(error: BaseException) -> Iterator[list[str]]:
+    """Let every unlink raise; yields the names that should have gone."""
+    asked: list[str] = []
 
-    def unlink(_: segments.Work, segment: int) -> int:
-        asked.append(segment)
+    def unlink(path: str) -> bool:
+        asked.append(path)
         raise error
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(segments.Work, "unlink", unlink)
+        monkeypatch.setattr(segments, "unlink", unlink)
         yield asked
 
 

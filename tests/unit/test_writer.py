@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 import shmcow
-from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, Writer, validators
+from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, VersionGoneError, Writer, validators
 from shmcow.store import attach
 
 SHM = Path("/dev/shm")
@@ -407,15 +407,31 @@ def test_rollback_is_a_new_version_of_the_same_segments(name: str) -> None:
         assert (snap.value, snap.rollback_of, snap.message) == ("one", 1, "roll back from 2 to 1")
 
 
-def test_rollback_twice_toggles(name: str) -> None:
-    """The version before a rollback is the one that was rolled back."""
-    with Writer(name, initial="one") as w:
-        w.publish("two")
+def test_rollback_after_rollback_goes_further_back(name: str) -> None:
+    """Two people who roll back the same incident do not bring the bad version back."""
+    with Writer(name, initial="one", retain=10) as w:
+        for value in ("two", "three", "four"):
+            w.publish(value)
         seen = []
-        for _ in range(4):
+        for _ in range(3):
             w.rollback()
             seen.append(w.snapshot().value)
-        assert seen == ["one", "two", "one", "two"]
+        assert seen == ["three", "two", "one"]
+        with pytest.raises(VersionGoneError, match="there is none before it"):
+            w.rollback()
+        w.publish("five")
+        w.rollback()
+        assert w.snapshot().value == "one"
+
+
+def test_another_mode_than_the_stores_is_warned_about(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A store keeps the permissions of its first writer, and a later writer that wants others hears of it."""
+    with Writer(name, initial=1), Writer(name), Writer(name, mode=0o600):
+        assert caplog.records == []
+        with Writer(name, mode=0o644):
+            pass
+        assert "destroy it first to change them" in caplog.text
+        assert oct(shmcow.describe(name).mode) == "0o600"
 
 
 def test_rollback_to_a_version_and_to_one_that_is_gone(name: str) -> None:
@@ -653,7 +669,7 @@ def test_permissions_are_those_asked_for_whatever_the_umask(name: str, mode: int
     assert shmcow.describe(name).mode == mode
 
 
-@pytest.mark.parametrize("mode", [0o400, 0o660, 0o602, 0o700, 0o1600, 0, -1, "0600", None, 6.0])
+@pytest.mark.parametrize("mode", [0o400, 0o660, 0o602, 0o700, 0o1600, 0, -1, "0600", 6.0])
 def test_other_modes_are_refused(name: str, mode: object) -> None:
     """A mode that lets others write, or the owner not, is a ValueError that lists the right ones."""
     with pytest.raises(ValueError, match="0o600, 0o640, 0o604 or 0o644, found"):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
+from pathlib import Path
 from typing import Final, Protocol
 
 from rich.console import Console, Group
@@ -45,7 +49,19 @@ def _ms(ms: float | None) -> str:
 
 
 def _hint(stage: Stage) -> str:
-    return f"""shmcow set {stage.name} banner '"hi"'"""
+    return f"""{_own_name()} set {stage.name} banner '"hi"'"""
+
+
+def _own_name() -> str:
+    """Return what to type for this very program: `shmcow` where that is found, else the way to it."""
+    own = Path(sys.argv[0])
+    if own.name != "shmcow":
+        return "shmcow"
+    found = shutil.which("shmcow")
+    if found and Path(found).resolve() == own.resolve():
+        return "shmcow"
+    near = os.path.relpath(own)
+    return near if len(near) < len(str(own)) else str(own)
 
 
 def _median_ns(stage: Stage) -> float:
