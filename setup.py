@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-SOURCES = ["module", "store", "hold", "slot", "fill", "writer"]
+SOURCES = ["module", "store", "hold", "slot", "fill", "writer", "turn"]
 WARNINGS = [
     "-Wall",
     "-Wextra",

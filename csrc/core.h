@@ -25,6 +25,7 @@ typedef struct {
     PyTypeObject *marker_type;
     PyTypeObject *writer_type;
     PyTypeObject *slot_type;
+    PyTypeObject *guard_type;
     PyObject *errors; /* the module shmcow.errors */
 } core_state;
 
@@ -93,12 +94,15 @@ PyTypeObject *core_make_part_type(PyObject *module);
 PyTypeObject *core_make_marker_type(PyObject *module);
 PyTypeObject *core_make_writer_type(PyObject *module);
 PyTypeObject *core_make_slot_type(PyObject *module);
+PyTypeObject *core_make_guard_type(PyObject *module);
 
 void core_mark(store_object *store, uint64_t offset);
 void core_clear(store_object *store, uint64_t offset);
 void core_refresh(store_object *store);
 PyObject *core_hold(store_object *store, core_state *state, uint64_t version);
 PyObject *core_entry_dict(const shmcow_entry *entry);
+bool core_is_store(PyObject *object);
+void core_give_back_lock(PyObject *writer);
 char *core_join(const char *a, const char *b);
 
 #endif

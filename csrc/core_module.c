@@ -126,6 +126,36 @@ static PyObject *module_forks(PyObject *module, PyObject *ignored)
     return PyLong_FromUnsignedLong(shmcow_forks());
 }
 
+PyDoc_STRVAR(empty_doc, "create_empty(make, name, mode, uid, gid) -> int\n\n"
+                        "Make an empty object, make(name).fd, and give it its owner (-1: as it is) and permissions. -> 0, "
+                        "or the errno of the latter. In C, so that no signal handler runs while the descriptor is open.");
+static PyObject *module_create_empty(PyObject *module, PyObject *args)
+{
+    PyObject *make;
+    const char *name;
+    unsigned int mode;
+    long uid, gid;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OsIll", &make, &name, &mode, &uid, &gid))
+        return NULL;
+    PyObject *object = PyObject_CallFunction(make, "s", name);
+    PyObject *number = object != NULL ? PyObject_GetAttrString(object, "fd") : NULL;
+    long fd = number != NULL ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(object);
+    Py_XDECREF(number);
+    if (PyErr_Occurred())
+        return NULL;
+    int error = 0;
+    SHMCOW_STEP("create.made");
+    if ((uid != -1 || gid != -1) && fchown((int)fd, (uid_t)uid, (gid_t)gid) < 0)
+        error = errno;
+    if (error == 0 && fchmod((int)fd, mode) < 0)
+        error = errno;
+    close((int)fd);
+    SHMCOW_STEP("create.sealed");
+    return PyLong_FromLong(error);
+}
+
 PyDoc_STRVAR(create_doc,
              "create_header(path, directory, epoch, name, created_ns, mode, uid, gid, retain, max_total_bytes)\n\n"
              "Make a store's header appear whole. -> False if the name exists already.");
@@ -225,7 +255,8 @@ static int module_exec(PyObject *module)
         (state->part_type = core_make_part_type(module)) == NULL ||
         (state->marker_type = core_make_marker_type(module)) == NULL ||
         (state->writer_type = core_make_writer_type(module)) == NULL ||
-        (state->slot_type = core_make_slot_type(module)) == NULL)
+        (state->slot_type = core_make_slot_type(module)) == NULL ||
+        (state->guard_type = core_make_guard_type(module)) == NULL)
         return -1;
     return add_constants(module);
 }
@@ -239,6 +270,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->marker_type);
     Py_VISIT(state->writer_type);
     Py_VISIT(state->slot_type);
+    Py_VISIT(state->guard_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -252,11 +284,13 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->marker_type);
     Py_CLEAR(state->writer_type);
     Py_CLEAR(state->slot_type);
+    Py_CLEAR(state->guard_type);
     Py_CLEAR(state->errors);
     return 0;
 }
 
 static PyMethodDef functions[] = {
+    {"create_empty", module_create_empty, METH_VARARGS, empty_doc},
     {"create_header", module_create, METH_VARARGS, create_doc},
     {"forks", module_forks, METH_NOARGS, "forks() -> int\n\nHow many forks lie between this process and the one that imported the module."},
     {NULL, NULL, 0, NULL},

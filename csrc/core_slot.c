@@ -70,8 +70,7 @@ static PyObject *slot_snapshot(slot_object *self, PyObject *ignored)
 
 static bool is_store(PyObject *object)
 {
-    core_state *state = PyType_GetModuleState(Py_TYPE(object));
-    if (state != NULL && Py_TYPE(object) == state->store_type)
+    if (core_is_store(object))
         return true;
     PyErr_SetString(PyExc_TypeError, "expected a Store");
     return false;

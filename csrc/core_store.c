@@ -447,3 +447,11 @@ PyTypeObject *core_make_store_type(PyObject *module)
 {
     return core_add_type(module, &store_spec);
 }
+
+/* By its dealloc, which no other type has: type flags and module states of foreign objects are not ours to read. */
+bool core_is_store(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    return (PyType_GetFlags(type) & Py_TPFLAGS_HEAPTYPE) != 0 &&
+           PyType_GetSlot(type, Py_tp_dealloc) == (void *)store_dealloc;
+}

@@ -1,7 +1,7 @@
 /* shmcow._core.WriterCore: the writable side of an attached store, and the writer lock.
  *
  * The protocol runs in C. The names of segments are made and unlinked by Python (shmcow/segments.py, posix_ipc), called
- * back as segments.create(name) -> descriptor and segments.unlink_segment(name, uid) -> errno. Both may raise; what they
+ * back as segments.make(name) -> object with .fd, and segments.unlink_segment(name, uid) -> errno. Both may raise; what they
  * raise passes through, and the protocol leaves nothing behind.
  */
 #include "core.h"
@@ -73,14 +73,35 @@ static int still_ours(writer_object *self)
     return -ECANCELED;
 }
 
+/* posix_ipc's exceptions into ours. */
+static void translate(writer_object *self, const char *name)
+{
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    PyObject *ours = PyObject_CallMethod(self->segments, "translated", "Os", value, name);
+    if (ours != NULL)
+        PyErr_SetObject((PyObject *)Py_TYPE(ours), ours);
+    Py_XDECREF(ours);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+}
+
 /* Make the file of a segment, and take its descriptor over. */
 static int make_file(writer_object *self, core_filling *filling, uint64_t segment)
 {
     char name[NAME_MAX + 1];
     segment_name(self, segment, name, sizeof name);
-    PyObject *made = PyObject_CallMethod(self->segments, "create", "s", name);
-    if (made == NULL)
+    /* C calls C (a functools.partial of posix_ipc's type): no signal handler can run between shm_open() and the line
+       that takes the descriptor over, and lose it */
+    PyObject *object = PyObject_CallMethod(self->segments, "make", "s", name);
+    PyObject *made = object != NULL ? PyObject_GetAttrString(object, "fd") : NULL;
+    Py_XDECREF(object);
+    if (made == NULL) {
+        translate(self, name);
         return take_no_space();
+    }
     long fd = PyLong_AsLong(made);
     Py_DECREF(made);
     if (fd < 0 || fd > INT_MAX)
@@ -250,6 +271,13 @@ static void let_go_of_lock(writer_object *self)
     self->locked = false;
 }
 
+void core_give_back_lock(PyObject *writer)
+{
+    core_state *state = core_state_of(writer);
+    if (state != NULL && Py_TYPE(writer) == state->writer_type)
+        let_go_of_lock((writer_object *)writer);
+}
+
 /* The ordinary case of recover: nobody died, and there is nothing to do. */
 static bool at_rest(const shmcow_header *h)
 {
@@ -305,9 +333,10 @@ static PyObject *writer_ready_holds(writer_object *self, PyObject *ignored)
 
 static bool may_write(const writer_object *self)
 {
-    if (!holds_lock(self))
+    bool may = holds_lock(self) && shmcow_fd_valid(self->lock); /* a daemonizer may have closed it in mid-turn */
+    if (!may)
         PyErr_SetString(PyExc_RuntimeError, "the writer lock is not held by this process");
-    return holds_lock(self);
+    return may;
 }
 
 static PyObject *answer(writer_object *self, int result, const char *doing, unsigned long long version)
@@ -443,7 +472,7 @@ static PyObject *writer_publish(writer_object *self, PyObject *args)
         core_fill_end(&fillings[k]);
     self->entry = NULL;
     self->fillings = NULL;
-    if (r == SHMCOW_OK && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+    if (r == SHMCOW_OK && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception))
         PyErr_WriteUnraisable((PyObject *)self); /* from tidying up after the flip: the version is published all the same */
     if (r < 0 || PyErr_Occurred())
         return core_fail(core_state_of((PyObject *)self), r, "publishing in", self->store->path, entry.version);

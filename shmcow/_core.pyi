@@ -1,5 +1,6 @@
 # Types of the C helper (csrc/).
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, final
 
@@ -19,6 +20,7 @@ HAS_CRC: Final[int]
 HELD_AT: Final[int]
 SEEN_AT: Final[int]
 
+def create_empty(make: Callable[[str], Any], name: str, mode: int, uid: int, gid: int, /) -> int: ...
 def create_header(
     path: str,
     directory: str,
@@ -117,6 +119,14 @@ class WriterCore:
     ) -> int: ...
     def configure(self, retain: int, max_total_bytes: int, /) -> None: ...
     def count(self, counter: int, n: int, /) -> None: ...
+
+@disjoint_base
+class TurnGuard:
+    _mutex: Any
+    core: WriterCore
+    def take_mutex(self, timeout: float, /) -> bool: ...
+    def give_back(self) -> None: ...
+    def __exit__(self, *exc_info: object) -> None: ...
 
 @disjoint_base
 class Slot:

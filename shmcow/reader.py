@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pwd
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -225,6 +226,7 @@ class Reader(_core.Slot, Generic[T]):
             ClosedError: the reader was closed.
         """
         before = self._cached()
+        self._bad = None  # once more: what was in the way (a time-out in transform=, say) may have passed
         self._catch_up()
         after = self._cached()
         return (before and before[:2]) != (after and after[:2])
@@ -281,7 +283,7 @@ class Reader(_core.Slot, Generic[T]):
         }
         if self._default is not _MISSING:
             given["default"] = self._default
-        return _remake, (self._name, given)
+        return _remake, (type(self), self._name, given)
 
     # ---- the slow paths, called by the C slot ----
 
@@ -320,6 +322,7 @@ class Reader(_core.Slot, Generic[T]):
         """Bring the cache up to date; return why it is not."""
         self._check_open()
         me = (_core.forks(), threading.get_ident())
+        handled = sys.exc_info()[1]
         if me in self._decoding:
             # A decoder hook, finalizer or signal handler of this thread called get() in mid-decode: the last good
             # value is the answer, and decoding again in here would never end.
@@ -328,7 +331,7 @@ class Reader(_core.Slot, Generic[T]):
             self._decoding.add(me)
             self._advance()
         except (ShmcowError, OSError) as exc:
-            _strip(exc)
+            _strip(exc, handled)
             self._note(exc)
             return exc
         finally:
@@ -426,11 +429,26 @@ class Reader(_core.Slot, Generic[T]):
                 _log.warning("going on with the last good value: %s", str(exc))
 
 
-def _strip(exc: BaseException | None) -> None:
-    """Drop the tracebacks of an error that is kept: their frames would keep the version held, and grow."""
-    while exc is not None:
+def _strip(kept: BaseException, callers: BaseException | None) -> None:
+    """Drop the tracebacks of an error that is kept: their frames would keep the version held, and grow.
+
+    Args:
+        kept: the error; with it all that led to it.
+        callers: the exception that our caller was handling already: it is not ours.
+    """
+    todo: list[BaseException | None] = [kept]
+    done = {id(None), id(callers)}
+    while todo:
+        exc = todo.pop()
+        if exc is None or id(exc) in done:
+            continue
+        done.add(id(exc))
         exc.__traceback__ = None
-        exc = exc.__cause__ or exc.__context__
+        if exc.__context__ is callers:
+            exc.__context__ = None
+        todo += [exc.__cause__, exc.__context__]
+        if isinstance(exc, BaseExceptionGroup):
+            todo += exc.exceptions
 
 
 def _uid_of(owner: int | str | None) -> int | None:
@@ -444,5 +462,5 @@ def _uid_of(owner: int | str | None) -> int | None:
         raise ValueError(f"there is no user {owner!r} on this machine") from None
 
 
-def _remake(name: str, given: dict[str, Any]) -> Reader[Any]:
-    return Reader(name, **given)
+def _remake(kind: type[Reader[Any]], name: str, given: dict[str, Any]) -> Reader[Any]:
+    return kind(name, **given)

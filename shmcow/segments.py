@@ -8,6 +8,7 @@ through a map would kill the process with SIGBUS.
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 import posix_ipc
 
+from shmcow import _core
 from shmcow.errors import IncompatibleStoreError, NotOwnerError, OutOfSharedMemoryError, ShmcowError
 
 DIRECTORY = "/dev/shm"
@@ -24,6 +26,9 @@ PREFIX = "shmcow."
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OBJECT = re.compile(r"shmcow\.([A-Za-z0-9_-]{1,64})(?:\.([0-9a-f]{32})\.(lock|holds|[1-9][0-9]*))?")
+# Makes an empty object that only this user can read. The C protocol calls it without a Python frame in between, where a
+# signal handler could run and lose the descriptor.
+make = functools.partial(posix_ipc.SharedMemory, flags=posix_ipc.O_CREX, mode=0o600, size=0)
 _log = logging.getLogger("shmcow")
 
 
@@ -67,25 +72,16 @@ def object_name(store: str, epoch: bytes, what: object) -> str:
     return f"/{PREFIX}{store}.{epoch.hex()}.{what}"
 
 
-def create(name: str) -> int:
-    """Make an empty object that only this user can read, and return its descriptor, open for writing.
-
-    Also called by the C protocol, for segments.
-
-    Raises:
-        NameTakenError: the name exists.
-        OSError: what shm_open() said.
-    """
-    try:
-        fd: int = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0).fd
-    except posix_ipc.ExistentialError as exc:
-        raise NameTakenError(
+def translated(exc: BaseException, name: str) -> BaseException:
+    """Return what to raise instead of what ``make`` raised; also called by the C protocol."""
+    if isinstance(exc, posix_ipc.ExistentialError):
+        return NameTakenError(
             f"something else has the name {name}: nothing was published; try again (the next segment has another "
             "name), and find out who made it"
-        ) from exc
-    except posix_ipc.PermissionsError as exc:
-        raise PermissionError(errno.EACCES, f"shm_open: {exc}", name) from None
-    return fd
+        )
+    if isinstance(exc, posix_ipc.PermissionsError):
+        return PermissionError(errno.EACCES, f"shm_open: {exc}", name)
+    return exc
 
 
 def unlink(name: str) -> bool:
@@ -108,20 +104,17 @@ def create_empty(store: str, epoch: bytes, what: str, mode: int, uid: int, gid: 
     """
     name = object_name(store, epoch, what)
     try:
-        fd = create(name)
-    except NameTakenError:
+        error = _core.create_empty(make, name, mode, uid, gid)
+    except posix_ipc.ExistentialError:
         return False
-    except OSError as exc:
-        raise _as_ours(exc, f"creating {name}") from exc
-    try:
-        _own(fd, mode, uid, gid)
-    except BaseException as exc:
+    except (posix_ipc.Error, OSError) as exc:
+        why = translated(exc, name)
+        raise (_as_ours(why, f"creating {name}") if isinstance(why, OSError) else why) from exc
+    except OverflowError as exc:
+        raise ValueError(f"{exc}: a uid or gid is out of range, found {uid}, {gid}") from exc
+    if error:
         unlink(name)
-        if isinstance(exc, OSError):
-            raise _as_ours(exc, f"giving {name} to user {uid}, group {gid}") from exc
-        raise
-    finally:
-        os.close(fd)
+        raise _as_ours(OSError(error, os.strerror(error)), f"giving {name} to user {uid}, group {gid}")
     return True
 
 
@@ -134,12 +127,6 @@ def is_ours(filename: str, uid: int) -> bool:
     return stat.S_ISREG(st.st_mode) and st.st_uid == uid
 
 
-def _own(fd: int, mode: int, uid: int, gid: int) -> None:
-    if uid != -1 or gid != -1:
-        os.fchown(fd, uid, gid)
-    os.fchmod(fd, mode)
-
-
 def _as_ours(exc: OSError, doing: str) -> ShmcowError | OSError:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutOfSharedMemoryError(f"{doing}: no room in {DIRECTORY}: free some, or enlarge it")
@@ -150,7 +137,8 @@ def _as_ours(exc: OSError, doing: str) -> ShmcowError | OSError:
 
 def found(store: str | None = None) -> Iterator[Found]:
     """Yield every name in /dev/shm that has the form of a shmcow object, of one store or of all."""
-    for filename in sorted(os.listdir(DIRECTORY)):
+    prefix = PREFIX + (store or "")
+    for filename in sorted([name for name in os.listdir(DIRECTORY) if name[: len(prefix)] == prefix]):
         match = _OBJECT.fullmatch(filename)
         if match and (store is None or match[1] == store):
             yield Found(match[1], match[2] or "", match[3] or "header", filename)

@@ -154,6 +154,12 @@ class Snapshot(Generic[T]):
         """Return a plain, mutable, deep copy of the value."""
         return thaw(self.value)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            f"a Snapshot cannot be pickled or copied: send its value, or its version ({self.version}) and call "
+            f"Reader({self.store!r}).at() there"
+        )
+
     def __repr__(self) -> str:
         return f"<Snapshot {self.store} version {self.version}, {self.size_bytes} bytes of {self.codec}>"
 

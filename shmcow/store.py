@@ -13,9 +13,11 @@ The order of things, which is what makes a crash between any two of them harmles
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
+import sys
 import threading
 import time
 import weakref
@@ -77,8 +79,10 @@ def attach(name: str) -> _core.Store:
 _locks: dict[int, threading.RLock] = {}
 
 
-def lock_of_process() -> threading.RLock:
+def lock_of_process() -> contextlib.AbstractContextManager[object]:
     """Return a lock for a few instructions at a time; a forked child has its own, as its parent's may be held."""
+    if sys.is_finalizing():  # a daemon thread may have died with it, and nobody else runs any more
+        return contextlib.nullcontext()
     forks = _core.forks()
     lock = _locks.get(forks)
     return lock if lock is not None else _locks.setdefault(forks, threading.RLock())
@@ -91,7 +95,8 @@ def _create(name: str, settings: Settings) -> bool:
     made = []
     try:
         for what, mode in (("lock", 0o600), ("holds", readable)):
-            segments.create_empty(name, epoch, what, mode, -1, settings.gid)
+            if not segments.create_empty(name, epoch, what, mode, -1, settings.gid):
+                return False  # somebody knew our random epoch: take another one
             made.append(what)
         retain = DEFAULT_RETAIN if settings.retain is None else settings.retain
         if _core.create_header(
@@ -144,7 +149,6 @@ class Keeper:
         self._store: _core.Store | None = None
         self._core: _core.WriterCore | None = None
         self._mutexes: dict[int, threading.RLock] = {}
-        self._turn: Turn | None = None
         self._swept: _core.Store | None = None  # the attach whose leftovers were swept
 
     def attach(self, *, create: bool) -> tuple[_core.Store, _core.WriterCore]:
@@ -210,11 +214,13 @@ class Keeper:
         self._forget()
 
 
-class Turn:
-    """One turn under the writer lock: recovered, and alone. Entered, it has ``store`` and ``core``."""
+class Turn(_core.TurnGuard):
+    """One turn under the writer lock: recovered, and alone. Entered, it has ``store`` and ``core``.
+
+    Leaving it is C (``_core.TurnGuard``), so that no interrupt can come between.
+    """
 
     store: _core.Store
-    core: _core.WriterCore
 
     def __init__(self, keeper: Keeper, recreate: bool, timeout: float, ending: bool = False) -> None:
         self._keeper = keeper
@@ -222,28 +228,24 @@ class Turn:
         self._ending = ending
         self._timeout = timeout
         self._mutex = keeper.mutex()
-        self._thread = 0
 
     def __enter__(self) -> Self:
         keeper = self._keeper
         deadline = time.monotonic() + self._timeout
-        outer = keeper._turn
-        if outer is not None and outer._thread == threading.get_ident() and outer._mutex is self._mutex:
+        if self._mutex._is_owned():
             raise WriterBusyError(
                 f"this thread is already inside a turn of the writer of {keeper.name} (update, edit, or a signal "
                 "handler during publish): return the new value instead of publishing it"
             )
-        try:  # from here on an interrupt at any instruction ends in _leave()
-            if not self._mutex.acquire(timeout=self._timeout):
+        try:  # from here on an interrupt at any instruction gives back what was taken
+            if not self.take_mutex(self._timeout):
                 raise WriterBusyError(
                     f"another thread of this process is publishing in {keeper.name} and did not finish within "
                     f"{self._timeout} s"
                 )
-            self._thread = threading.get_ident()
-            keeper._turn = self
             self._take(deadline)
         except BaseException:
-            self._leave()
+            self.give_back()
             raise
         return self
 
@@ -333,23 +335,6 @@ class Turn:
         swept = segments.sweep(self.store.name, self.store.epoch, listed, self.store.uid)
         self.core.count(COUNTERS.index("swept"), len(swept))
         return len(swept)
-
-    def __exit__(self, *_: object) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        keeper = self._keeper
-        try:
-            if hasattr(self, "core"):
-                self.core.unlock()  # nothing, if it was not taken
-        finally:
-            self._thread = 0
-            if keeper._turn is self:
-                keeper._turn = None
-            try:
-                self._mutex.release()
-            except RuntimeError:
-                pass  # not acquired
 
 
 def owner_of(store: _core.Store) -> tuple[int, int]:

@@ -481,6 +481,9 @@ class Writer(Generic[T]):
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(f"a Writer cannot be pickled or copied: make one in the other process, Writer({self._name!r})")
+
     def __repr__(self) -> str:
         return f"<Writer {self._name}{', closed' if self._closed else ''}>"
 
@@ -498,8 +501,10 @@ class Writer(Generic[T]):
             self._store, self._fits = turn.store, 0
 
     def _before(self, store: _core.Store, current: int) -> int:
-        entry = next((entry for version, _, entry in store.generations() if version == current), None)
-        return (entry["origin"] or current) - 1 if entry else current - 1
+        for version, _, entry in store.generations():
+            if version == current and entry is not None and entry["origin"]:
+                return int(entry["origin"]) - 1
+        return current - 1
 
     def _adopt_codec(self, given: Codec[Any] | None) -> None:
         """Go with the codec that the store has, or refuse to mix two."""
@@ -596,6 +601,7 @@ class Writer(Generic[T]):
 
     def _commit(self, turn: Turn, encoded: _Encoded, said: _Said, expected: int) -> int:
         """Publish what is encoded, in a turn."""
+        self._check_open()
         self._adopt_store(turn)
         current = turn.store.version
         if expected not in (_ANY_VERSION, current):
@@ -756,7 +762,7 @@ def _bounded(what: str, text: str, room: int) -> bytes:
     """Encode a text, cut to its room at a character's border."""
     if not isinstance(text, str):
         raise TypeError(f"{what} is a str, found {text!r}")
-    raw = text.encode("utf-8", "replace")
+    raw = text.encode("utf-8", "replace").replace(b"\0", b"?")
     return raw if len(raw) <= room else raw[:room].decode("utf-8", "ignore").encode()
 
 
@@ -770,14 +776,26 @@ def _say(message: str, author: str, source: str) -> _Said:
 
 
 def _encoding(part: Part) -> _Encoding:
-    views = [_as_view(buffer) for buffer in part.buffers]
-    whole = views[0] if len(views) == 1 else _as_view(b"".join(views))
-    name = _bounded("a part's name", part.name, 32) if part.name else b""
-    return _Encoding(name, part.codec.encode(), views, whole)
+    try:
+        views = [_as_view(buffer) for buffer in part.buffers]
+        whole = views[0] if len(views) == 1 else _as_view(b"".join(views))
+        name = _bounded("a part's name", part.name, 32) if part.name else b""
+        codec = part.codec.encode("ascii")
+    except (TypeError, ValueError, AttributeError, BufferError) as exc:
+        raise ValidationError(
+            f"the codec gave a part that cannot be written: expected C-contiguous buffers, and texts for its name and "
+            f"codec, found: {exc}"
+        ) from exc
+    if not 0 < len(codec) < _core.CODEC_BYTES or b"\0" in codec:
+        raise ValidationError(f"a part's codec is named by 1 to 31 ASCII characters, found {part.codec!r}")
+    return _Encoding(name, codec, views, whole)
 
 
 def _as_view(buffer: Any) -> memoryview:
-    view = memoryview(buffer).toreadonly()
+    view = memoryview(buffer)
+    if not view.readonly and view.nbytes <= CHECKED_BYTES:
+        view = memoryview(view.tobytes())  # whoever changes it meanwhile must not spoil the checksum
+    view = view.toreadonly()
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 
 

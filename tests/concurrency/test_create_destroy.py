@@ -143,7 +143,7 @@ def test_creator_killed_at_each_step(name: str, killer: Victims) -> None:
 
     steps = _sweep(killer, name, "create", lambda: None, check, version=1)
     print(steps)
-    assert {"create.link", "create.linked", "py.created", "py.sealed", "publish.flipped"} <= set(steps)
+    assert {"create.link", "create.linked", "py.created", "create.sealed", "publish.flipped"} <= set(steps)
 
 
 def test_destroyer_killed_at_each_step(name: str, killer: Victims) -> None:
@@ -193,7 +193,7 @@ def test_finisher_killed_at_each_step(name: str, killer: Victims) -> None:
     assert steps.index("destroy.ended") < steps.index("create.link") < steps.index("publish.flipped")
 
 
-@pytest.mark.parametrize("step", ["create.link", "py.created", "py.sealed"])
+@pytest.mark.parametrize("step", ["create.link", "py.created", "create.sealed"])
 def test_creator_frozen_while_another_creates_and_sweeps(name: str, killer: Victims, step: str) -> None:
     """A creator frozen before its header has a name: another creates and sweeps; the first wakes and joins it."""
     fate = killer.run("create", name, at=1, step=step, number=signal.SIGSTOP, version=1)
@@ -208,7 +208,7 @@ def test_creator_frozen_while_another_creates_and_sweeps(name: str, killer: Vict
     assert processes.objects_of(name) == set()
 
 
-@pytest.mark.parametrize("step", ["create.link", "py.created", "py.sealed"])
+@pytest.mark.parametrize("step", ["create.link", "py.created", "create.sealed"])
 def test_creator_frozen_while_another_creates_and_destroys(name: str, killer: Victims, step: str) -> None:
     """The same, but the other's store is destroyed before the first wakes: it makes a whole one, with all objects."""
     fate = killer.run("create", name, at=1, step=step, number=signal.SIGSTOP, version=1)

@@ -225,17 +225,17 @@ def test_squatted_lock_or_holds_of_a_new_store_is_another_epoch(
     name: str, squatted: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A creator whose lock or holds name is taken does not use what it did not make: it takes another epoch."""
-    real = shmcow.segments.create
+    real = shmcow.segments.make
     foreign: list[Path] = []
 
-    def create(path: str) -> int:
+    def make(path: str) -> Any:
         target = SHM / path.removeprefix("/")
         if len(foreign) < 2 and path.endswith(("lock", "holds")[len(foreign)]):
             foreign.append(target)
             make_file(target)
         return real(path)
 
-    monkeypatch.setattr(shmcow.segments, "create", create)
+    monkeypatch.setattr(shmcow.segments, "make", make)
     writer = Writer(name, initial=value_of(1))
     squatted += foreign
     assert writer.created

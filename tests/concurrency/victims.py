@@ -262,8 +262,7 @@ def _add_python_steps(library: ctypes.CDLL) -> None:
         return call
 
     for module_name, before, after in (
-        ("create", "py.create", "py.created"),
-        ("_own", "py.seal", "py.sealed"),
+        ("make", "py.create", "py.created"),
         ("unlink", "py.unlink", "py.unlinked"),
     ):
         setattr(segments, module_name, around(getattr(segments, module_name), before, after))

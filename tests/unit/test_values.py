@@ -21,7 +21,7 @@ import pytest
 
 import shmcow
 from shmcow import JSON, FrozenDict, FrozenList, MsgPack, Raw, Reader, Writer
-from shmcow.inspect import room
+from shmcow.segments import room
 
 UTC = datetime.UTC
 
