@@ -265,8 +265,8 @@ def test_header_replaced_by_its_copy_is_attached_to(
         processes.assert_at_rest(name)
 
 
-def test_reader_follows_a_copied_header_by_get_alone(name: str) -> None:
-    """A reader that only calls get() comes to what is published through the copy."""
+def _following(link: Link, name: str) -> None:
+    """Only call get(), before and after the header was replaced; in a process that can be killed if it spins."""
     writer = Writer(name, initial=value_of(1))
     reader = Reader(name)
     assert version_in(reader.get()) == 1
@@ -275,39 +275,50 @@ def test_reader_follows_a_copied_header_by_get_alone(name: str) -> None:
     for _ in range(100_000):
         if version_in(reader.get()) == 2:
             break
-    assert version_in(reader.get()) == 2
-    assert reader.problem is None
+    link.send((version_in(reader.get()), reader.problem))
+
+
+def test_reader_follows_a_copied_header_by_get_alone(name: str, spawn: Callable[..., Child]) -> None:
+    """A reader that only calls get() comes to what is published through the copy."""
+    child = spawn(_following, name)
+    assert child.recv() == (2, None)
+    child.done()
 
 
 # ---- descriptors are closed behind a Writer's back ----
 
 
-def _our_descriptors() -> list[int]:
+def _descriptors(what: str = "") -> list[int]:
+    """Return this process's descriptors on the lock, the holds, or all files of stores."""
     found = []
     for number in os.listdir("/proc/self/fd"):
         try:
-            if os.readlink(f"/proc/self/fd/{number}").startswith(f"{SHM}/"):
-                found.append(int(number))
+            target = os.readlink(f"/proc/self/fd/{number}")
         except FileNotFoundError:
-            pass
+            continue
+        if target.startswith(f"{SHM}/") and target.endswith(what):
+            found.append(int(number))
     return sorted(found)
 
 
-def _close_all() -> list[int]:
-    """Close every descriptor on shared memory, as a daemonizer does; returns their numbers."""
-    numbers = _our_descriptors()
+def _close(numbers: list[int]) -> None:
+    """Close descriptors behind everybody's back, as a daemonizer does."""
     for number in numbers:
         os.closerange(number, number + 1)
-    return numbers
 
 
-def test_writers_exclude_each_other_after_their_descriptors_were_closed(name: str) -> None:
-    """Another Writer's descriptors get the numbers that were closed: neither publishes while the other has its turn."""
+@pytest.mark.parametrize("first_comes_back", ["as the holder", "as the other"])
+def test_writers_exclude_each_other_after_their_descriptors_were_closed(name: str, first_comes_back: str) -> None:
+    """A Writer's lock gets the number that another's had: neither publishes while the other has its turn."""
     first = Writer(name, initial={"n": 0}, lock_timeout=0)
-    closed = _close_all()
     second = Writer(name, lock_timeout=0)
-    assert set(_our_descriptors()) & set(closed), "the numbers are not used again: this test shows nothing"
-    for holder, other in ((first, second), (second, first), (first, second)):
+    old = _descriptors(".lock")
+    assert len(old) == 2
+    _close(old)
+    second.publish({"n": 0})
+    assert _descriptors(".lock") == old[:1], "the second's lock has the number that the first's had"
+    pair = (first, second) if first_comes_back == "as the holder" else (second, first)
+    for holder, other in (pair, pair[::-1], pair):
         with holder.edit() as draft:
             draft["n"] += 1
             with pytest.raises(WriterBusyError):
@@ -315,7 +326,7 @@ def test_writers_exclude_each_other_after_their_descriptors_were_closed(name: st
             with pytest.raises(WriterBusyError):
                 other.update(lambda old: {"n": old["n"] + 100})
     assert Reader(name).get() == {"n": 3}
-    assert first.version == 4
+    assert first.version == 5
 
 
 def test_writer_that_lost_its_lock_in_mid_turn_publishes_nothing(name: str) -> None:
@@ -323,7 +334,7 @@ def test_writer_that_lost_its_lock_in_mid_turn_publishes_nothing(name: str) -> N
     first = Writer(name, initial={"n": 0}, lock_timeout=0)
 
     def closing(_: dict[str, int]) -> dict[str, int]:
-        _close_all()
+        _close(_descriptors())
         second = Writer(name, lock_timeout=0)
         second.publish({"n": 2})
         return {"n": 1}
@@ -337,21 +348,26 @@ def test_writer_that_lost_its_lock_in_mid_turn_publishes_nothing(name: str) -> N
 
 def test_holds_survive_descriptors_that_were_closed_and_used_again(name: str) -> None:
     """A reader marks anew what it holds, although a Writer's descriptor got the number of the one that was closed."""
-    first = Writer(name, initial=value_of(1), retain=0)
+    first = Writer(name, initial=value_of(1), retain=2)
+    before = _descriptors(".holds")
     reader = Reader(name)
     snap = reader.snapshot().hold()
-    closed = _close_all()
+    [claim] = set(_descriptors(".holds")) - set(before)
     second = Writer(name, lock_timeout=0)
-    assert set(_our_descriptors()) & set(closed)
+    [*_, last] = _descriptors(".holds")
+    assert last > claim
+    _close([claim, last])
+    second.publish(value_of(2))
+    assert claim in _descriptors(".holds"), "the Writer's descriptor has the number that the reader's had"
     reader.refresh()
     assert processes.held_by(os.getpid(), name) == {1}
-    for version in range(2, 6):
+    for version in range(3, 9):
         (first if version % 2 else second).publish(value_of(version))
-    assert processes.versions_of(name) == [5, 1]
+    assert processes.versions_of(name) == [8, 7, 6, 1]
     assert version_in(reader.at(1).value) == 1
     snap.release()
     second.reclaim()
-    assert processes.versions_of(name) == [5]
+    assert processes.versions_of(name) == [8, 7, 6]
 
 
 # ---- the header is removed under a living writer ----
