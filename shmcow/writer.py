@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import grp
 import logging
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, overload
 
 from typing_extensions import TypeForm, TypeVar
 
 from shmcow import _core, codecs, draft, schema, segments, validators
-from shmcow.codecs import Codec, Part
+from shmcow.arguments import check_count, check_group, check_mode, check_version, given_codec
+from shmcow.codecs import Codec
+from shmcow.encoded import Encoded, Said, Schema, bounded, encode_part, say
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -30,10 +31,11 @@ from shmcow.errors import (
     WaitTimeoutError,
     WriterBusyError,
 )
-from shmcow.frozen import check_frozen, freeze
+from shmcow.frozen import freeze
 from shmcow.segments import check_name
 from shmcow.snapshot import CHECKED_BYTES, Decoding, Snapshot, choose, load
 from shmcow.store import COUNTERS, Keeper, Settings, Turn, check_timeout, end
+from shmcow.validators import check as check_validators
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,42 +57,6 @@ class _Missing:
 
 
 _MISSING: Final = _Missing()
-
-
-class _Schema(NamedTuple):
-    """What a version says of its type, bounded and encoded."""
-
-    fingerprint: bytes
-    codec: bytes
-    type_name: bytes
-
-
-class _Encoding(NamedTuple):
-    """One part of a value, encoded: views to be written one after the other, and all of it as one."""
-
-    name: bytes
-    codec: bytes
-    views: list[memoryview]
-    whole: memoryview
-
-
-class _Encoded(NamedTuple):
-    """A value that is ready to be published: encoded, and decoded again as a check."""
-
-    parts: list[_Encoding]
-    decoded: Any
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(part.whole.nbytes for part in self.parts)
-
-
-class _Said(NamedTuple):
-    """What a writer says about a version, bounded and encoded."""
-
-    message: bytes
-    author: bytes
-    source: bytes
 
 
 class Writer(Generic[T]):
@@ -213,16 +179,16 @@ class Writer(Generic[T]):
         self._verify = verify
         self._validators = check_validators(validators)
         self._type = type
-        self._codec = _given_codec(type, codec, freeze)
-        self._schema: _Schema | None = None  # what the codec says of itself, asked once
+        self._codec = given_codec(type, codec, freeze)
+        self._schema: Schema | None = None  # what the codec says of itself, asked once
         self._freezes: bool | None = None
         self._fits = 0  # the last version that is known to fit this writer's schema
         self._closed = False
         settings = Settings(
-            _check_mode(0o600 if mode is None else mode),
-            _check_group(group),
-            _check_count("retain", retain),
-            _check_count("max_total_bytes", max_total_bytes),
+            check_mode(0o600 if mode is None else mode),
+            check_group(group),
+            check_count("retain", retain),
+            check_count("max_total_bytes", max_total_bytes),
         )
         check_timeout("lock_timeout", lock_timeout)
         first = self._encode(initial) if initial is not _MISSING and self._codec is not None else None
@@ -297,9 +263,9 @@ class Writer(Generic[T]):
         Concurrency: any thread and process; linearized by one compare-and-swap (csrc/PROTOCOL.md).
         """
         self._check_open()
-        said = _say(message, author, source)
+        said = say(message, author, source)
         if expected is not None:
-            _check_version("expected", expected, 0)
+            check_version("expected", expected, 0)
         encoded = self._encode(value)
         with self._turn(recreate=expected is None) as turn:
             return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected)
@@ -323,7 +289,7 @@ class Writer(Generic[T]):
         Concurrency: as ``publish``; a child that ``function`` forks gets WriterBusyError when it returns.
         """
         self._check_open()
-        said = _say(message, author, source)
+        said = say(message, author, source)
         with self._turn(recreate=False) as turn:
             new = function(self._load(turn.store.hold()).value)
             return self._commit_new(turn, new, said, "update's function")
@@ -355,7 +321,7 @@ class Writer(Generic[T]):
             ValidationError: the result does not fit, or the value is not one that can be edited.
         """
         self._check_open()
-        said = _say(message, author, source)
+        said = say(message, author, source)
         with self._turn(recreate=False) as turn:
             copy = draft.open_draft(self._load(turn.store.hold()).value)
             yield copy
@@ -368,7 +334,7 @@ class Writer(Generic[T]):
             NotPublishedError: there was none.
         """
         self._check_open()
-        said = _say(message, author, source)
+        said = say(message, author, source)
         encoded = self._encode(value)
         with self._turn(recreate=False) as turn:
             previous = self._load(turn.store.hold())
@@ -392,7 +358,7 @@ class Writer(Generic[T]):
         """
         self._check_open()
         if to is not None:
-            _check_version("to", to, 1)
+            check_version("to", to, 1)
         with self._turn(recreate=False) as turn:
             current = turn.store.version
             if current == 0:
@@ -404,7 +370,7 @@ class Writer(Generic[T]):
                 )
             hold = turn.store.hold(target)
             self._load(hold)  # nothing bad is published, not even again
-            said = _say(message or f"roll back from {current} to {target}", author, source)
+            said = say(message or f"roll back from {current} to {target}", author, source)
             return self._commit_shared(turn, hold.entry, said)
 
     # ---- keeping house ----
@@ -442,7 +408,7 @@ class Writer(Generic[T]):
         Concurrency: asks the kernel now and then; readers notice nothing.
         """
         self._check_open()
-        _check_version("version", version, 1)
+        check_version("version", version, 1)
         if timeout is not None:
             check_timeout("timeout", timeout)
         current = self._store.version
@@ -553,16 +519,16 @@ class Writer(Generic[T]):
                 store.gid,
             )
 
-    def _publish_first(self, encoded: _Encoded) -> None:
+    def _publish_first(self, encoded: Encoded) -> None:
         with contextlib.suppress(VersionConflictError), self._turn(recreate=True) as turn:
-            self._commit(turn, encoded, _say("initial", "", ""), 0)
+            self._commit(turn, encoded, say("initial", "", ""), 0)
 
-    def _encode(self, value: Any) -> _Encoded:
+    def _encode(self, value: Any) -> Encoded:
         """Encode a value, and prove that it decodes to what it should."""
         codec = self._codec
         assert codec is not None
         try:
-            parts = [_encoding(part) for part in codec.encode_parts(value)]
+            parts = [encode_part(part) for part in codec.encode_parts(value)]
             if not 1 <= len(parts) <= _core.MAX_SEGMENTS:
                 raise ValidationError(f"a version has 1 to {_core.MAX_SEGMENTS} parts, found {len(parts)}")
             try:
@@ -574,15 +540,15 @@ class Writer(Generic[T]):
         except ValidationError:
             self._count_refused()
             raise
-        return _Encoded(parts, decoded)
+        return Encoded(parts, decoded)
 
     def _must_freeze(self) -> bool:
         # As readers will: deep nesting may decode and yet be too deep to freeze. Where the type rules that out and
         # nobody looks at the value, only readers do.
         if self._freezes is None:
             codec = self._codec
-            bounded = isinstance(codec, codecs.MsgPack | codecs.JSON) and schema.is_bounded(codec.type)
-            self._freezes = self._freeze and (bool(self._validators) or not bounded)
+            shallow = isinstance(codec, codecs.MsgPack | codecs.JSON) and schema.is_bounded(codec.type)
+            self._freezes = self._freeze and (bool(self._validators) or not shallow)
         return self._freezes
 
     def _count_refused(self) -> None:
@@ -593,13 +559,13 @@ class Writer(Generic[T]):
     def _load(self, hold: _core.Hold) -> Snapshot[T]:
         return load(hold, Decoding(self._codec, freeze=self._freeze, verify=self._verify))
 
-    def _commit_new(self, turn: Turn, value: Any, said: _Said, who: str) -> int:
+    def _commit_new(self, turn: Turn, value: Any, said: Said, who: str) -> int:
         turn.check_still_ours()
         if value is None:
             raise ValidationError(f"{who} returned None: it must return the new value (to publish None, use publish)")
         return self._commit(turn, self._encode(value), said, _ANY_VERSION)
 
-    def _commit(self, turn: Turn, encoded: _Encoded, said: _Said, expected: int) -> int:
+    def _commit(self, turn: Turn, encoded: Encoded, said: Said, expected: int) -> int:
         """Publish what is encoded, in a turn."""
         self._check_open()
         self._adopt_store(turn)
@@ -626,7 +592,7 @@ class Writer(Generic[T]):
         return version
 
     @staticmethod
-    def _figures(store: _core.Store, encoded: _Encoded) -> str:
+    def _figures(store: _core.Store, encoded: Encoded) -> str:
         free, _ = segments.room()
         limit = f", of at most {store.max_total_bytes:,}" if store.max_total_bytes else ""
         return (
@@ -634,25 +600,25 @@ class Writer(Generic[T]):
             f"{free:,} are free in {segments.DIRECTORY}"
         )
 
-    def _own_schema(self) -> _Schema:
+    def _own_schema(self) -> Schema:
         if self._schema is None:
             codec = self._codec
             assert codec is not None
-            type_name = _bounded("type", codec.type_name, 88)
-            self._schema = _Schema(codec.fingerprint, codec.name.encode(), type_name)
+            type_name = bounded("type", codec.type_name, 88)
+            self._schema = Schema(codec.fingerprint, codec.name.encode(), type_name)
         return self._schema
 
-    def _commit_shared(self, turn: Turn, entry: dict[str, Any], said: _Said) -> int:
+    def _commit_shared(self, turn: Turn, entry: dict[str, Any], said: Said) -> int:
         """Publish a version that lists the segments of another, which must be held."""
         self._adopt_store(turn)
-        again = _Schema(
+        again = Schema(
             entry["fingerprint"],
-            _bounded("codec", entry["codec"], _core.CODEC_BYTES),
-            _bounded("type", entry["type_name"], 88),
+            bounded("codec", entry["codec"], _core.CODEC_BYTES),
+            bounded("type", entry["type_name"], 88),
         )
         parts = tuple(
             (
-                _bounded("a part's name", part["name"], 32),
+                bounded("a part's name", part["name"], 32),
                 part["segment"],
                 part["length"],
                 part["crc"],
@@ -693,7 +659,7 @@ class Writer(Generic[T]):
             ) from exc
         _log.info("store %s: the schema changes from %s to %s", self._name, published, codec.type_name)
 
-    def _validate(self, turn: Turn, encoded: _Encoded) -> None:
+    def _validate(self, turn: Turn, encoded: Encoded) -> None:
         try:
             old = self._load(turn.store.hold()).value
         except (NotPublishedError, DecodeError, CorruptSegmentError):
@@ -703,100 +669,6 @@ class Writer(Generic[T]):
         except ValidationError:
             self._count_refused()
             raise
-
-
-def _given_codec(type: Any, codec: Codec[Any] | None, frozen: bool) -> Codec[Any] | None:  # noqa: A002
-    if type is not None and codec is not None:
-        raise ValueError("give type= or codec=, not both: a codec has its type")
-    if codec is not None:
-        if not isinstance(codec, Codec):
-            raise TypeError(f"codec= is a codec object such as MsgPack(Config), found {codec!r}")
-        if frozen:
-            codec.check_frozen()
-    elif type is not None and frozen:
-        check_frozen(type)
-    return codec
-
-
-def check_validators(given: Iterable[Validator]) -> tuple[Validator, ...]:
-    """Return validators as a tuple of callables (see ``shmcow.validators``)."""
-    return validators.check(given)
-
-
-def _check_mode(mode: int) -> int:
-    if not isinstance(mode, int) or mode & ~0o666 or mode & 0o600 != 0o600 or mode & 0o022:
-        shown = oct(mode) if isinstance(mode, int) else repr(mode)
-        raise ValueError(
-            f"mode is 0o600, 0o640, 0o604 or 0o644, found {shown}: only the owner writes, and nothing is executable"
-        )
-    return mode
-
-
-def _check_group(group: int | str | None) -> int:
-    if group is None:
-        return -1
-    if isinstance(group, str):
-        try:
-            return grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise ValueError(f"there is no group {group!r} on this machine") from None
-    if not isinstance(group, int) or isinstance(group, bool) or not 0 <= group < 0xFFFFFFFF:  # the last is "no change"
-        raise ValueError(f"group is a gid or a group's name, found {group!r}")
-    return group
-
-
-def _check_count(what: str, n: int | None) -> int | None:
-    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or not 0 <= n < 1 << 63):
-        raise ValueError(f"{what} is a whole number, 0 or more, or None to leave it as it is, found {n!r}")
-    return n
-
-
-def _check_version(what: str, version: int, least: int) -> None:
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise TypeError(f"{what} is a version, an int, found {version!r}")
-    if not least <= version <= _core.VERSION_MAX:
-        raise ValueError(f"{what} is a version, {least} or more, found {version}")
-
-
-def _bounded(what: str, text: str, room: int) -> bytes:
-    """Encode a text, cut to its room at a character's border."""
-    if not isinstance(text, str):
-        raise TypeError(f"{what} is a str, found {text!r}")
-    raw = text.encode("utf-8", "replace").replace(b"\0", b"?")
-    return raw if len(raw) <= room else raw[:room].decode("utf-8", "ignore").encode()
-
-
-_NOTHING_SAID: Final = _Said(b"", b"", b"")
-
-
-def _say(message: str, author: str, source: str) -> _Said:
-    if message == author == source == "":
-        return _NOTHING_SAID
-    return _Said(_bounded("message", message, 256), _bounded("author", author, 64), _bounded("source", source, 128))
-
-
-def _encoding(part: Part) -> _Encoding:
-    try:
-        views = [_as_view(buffer) for buffer in part.buffers]
-        whole = views[0] if len(views) == 1 else _as_view(b"".join(views))
-        name = _bounded("a part's name", part.name, 32) if part.name else b""
-        codec = part.codec.encode("ascii")
-    except (TypeError, ValueError, AttributeError, BufferError) as exc:
-        raise ValidationError(
-            f"the codec gave a part that cannot be written: expected C-contiguous buffers, and texts for its name and "
-            f"codec, found: {exc}"
-        ) from exc
-    if not 0 < len(codec) < _core.CODEC_BYTES or b"\0" in codec:
-        raise ValidationError(f"a part's codec is named by 1 to 31 ASCII characters, found {part.codec!r}")
-    return _Encoding(name, codec, views, whole)
-
-
-def _as_view(buffer: Any) -> memoryview:
-    view = memoryview(buffer)
-    if not view.readonly and view.nbytes <= CHECKED_BYTES:
-        view = memoryview(view.tobytes())  # whoever changes it meanwhile must not spoil the checksum
-    view = view.toreadonly()
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 
 
 __all__ = ["Writer"]

@@ -34,12 +34,14 @@ ROOMS = {
     "store": 3,
     "codecs": 3,
     "snapshot": 4,
-    "writer": 5,
-    "reader": 5,
-    "inspect": 5,
+    "arguments": 5,
+    "encoded": 5,
+    "inspect": 6,
+    "reader": 6,
+    "writer": 6,
 }
 # The C helper takes its exceptions from errors; its stub names what it calls back.
-LAST = 6
+LAST = 7
 
 
 def modules() -> dict[str, Path]:

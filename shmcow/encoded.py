@@ -1,0 +1,90 @@
+"""A value on its way into shared memory: its encoded parts, and what the writer says about it, bounded."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from shmcow import _core
+from shmcow.codecs import Part
+from shmcow.errors import ValidationError
+from shmcow.snapshot import CHECKED_BYTES
+
+
+class Schema(NamedTuple):
+    """What a version says of its type, bounded and encoded."""
+
+    fingerprint: bytes
+    codec: bytes
+    type_name: bytes
+
+
+class EncodedPart(NamedTuple):
+    """One part of a value, encoded: views to be written one after the other, and all of it as one."""
+
+    name: bytes
+    codec: bytes
+    views: list[memoryview]
+    whole: memoryview
+
+
+class Encoded(NamedTuple):
+    """A value that is ready to be published: encoded, and decoded again as a check."""
+
+    parts: list[EncodedPart]
+    decoded: Any
+
+    @property
+    def size_bytes(self) -> int:
+        """All parts' payloads together."""
+        return sum(part.whole.nbytes for part in self.parts)
+
+
+class Said(NamedTuple):
+    """What a writer says about a version, bounded and encoded."""
+
+    message: bytes
+    author: bytes
+    source: bytes
+
+
+def bounded(what: str, text: str, room: int) -> bytes:
+    """Encode a text, cut to its room at a character's border."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a str, found {text!r}")
+    raw = text.encode("utf-8", "replace").replace(b"\0", b"?")
+    return raw if len(raw) <= room else raw[:room].decode("utf-8", "ignore").encode()
+
+
+_NOTHING_SAID: Final = Said(b"", b"", b"")
+
+
+def say(message: str, author: str, source: str) -> Said:
+    """Return what a writer says about a version, cut to its place in the entry."""
+    if message == author == source == "":
+        return _NOTHING_SAID
+    return Said(bounded("message", message, 256), bounded("author", author, 64), bounded("source", source, 128))
+
+
+def encode_part(part: Part) -> EncodedPart:
+    """Return one part as views of bytes, whatever buffers its codec gave."""
+    try:
+        views = [_as_view(buffer) for buffer in part.buffers]
+        whole = views[0] if len(views) == 1 else _as_view(b"".join(views))
+        name = bounded("a part's name", part.name, 32) if part.name else b""
+        codec = part.codec.encode("ascii")
+    except (TypeError, ValueError, AttributeError, BufferError) as exc:
+        raise ValidationError(
+            f"the codec gave a part that cannot be written: expected C-contiguous buffers, and texts for its name and "
+            f"codec, found: {exc}"
+        ) from exc
+    if not 0 < len(codec) < _core.CODEC_BYTES or b"\0" in codec:
+        raise ValidationError(f"a part's codec is named by 1 to 31 ASCII characters, found {part.codec!r}")
+    return EncodedPart(name, codec, views, whole)
+
+
+def _as_view(buffer: Any) -> memoryview:
+    view = memoryview(buffer)
+    if not view.readonly and view.nbytes <= CHECKED_BYTES:
+        view = memoryview(view.tobytes())  # whoever changes it meanwhile must not spoil the checksum
+    view = view.toreadonly()
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
