@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-SOURCES = ["module", "store", "hold", "slot", "fill", "writer", "turn"]
+SOURCES = ["module", "store", "hold", "slot", "wait", "fill", "writer", "turn"]
 WARNINGS = [
     "-Wall",
     "-Wextra",
@@ -49,7 +49,7 @@ setup(
     ext_modules=[
         Extension(
             "shmcow._core",
-            sources=["csrc/shmcow_os.c", *(f"csrc/core_{name}.c" for name in SOURCES)],
+            sources=["csrc/shmcow_os.c", "csrc/shmcow_sleep.c", *(f"csrc/core_{name}.c" for name in SOURCES)],
             depends=[
                 f"csrc/{name}.h" for name in ("core", "shmcow_layout", "shmcow_format", "shmcow_protocol", "shmcow_os")
             ],

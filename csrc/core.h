@@ -105,4 +105,8 @@ bool core_is_store(PyObject *object);
 void core_give_back_lock(PyObject *writer);
 char *core_join(const char *a, const char *b);
 
+PyObject *core_wait(PyObject *module, PyObject *args);
+PyObject *core_ring(PyObject *module, PyObject *ignored);
+PyObject *core_rings(PyObject *module, PyObject *ignored);
+
 #endif

@@ -262,29 +262,53 @@ static PyObject *store_seen(store_object *self, PyObject *args)
     return (PyObject *)marker;
 }
 
+/* A marker on one of the versions `first` to `last`: its version, 0 for none, or -1 with an exception set. */
+static long long find_marked(store_object *self, uint64_t first, uint64_t last, bool seen)
+{
+    struct stat st;
+    uint64_t base = seen ? SHMCOW_SEEN_AT : SHMCOW_HELD_AT, found = 0;
+    char *path = object_path(self, "holds");
+    if (path == NULL)
+        return -1;
+    int fd = shmcow_open_regular(path, O_RDONLY, &st); /* a description of its own: GETLK never reports one's own locks */
+    PyMem_Free(path);
+    if (fd == -ENOENT) /* nobody can have marked what is not there */
+        return 0;
+    int r = fd;
+    if (fd >= 0) {
+        r = shmcow_test_bytes(fd, base + first, last - first + 1, &found);
+        close(fd);
+    }
+    if (r < 0) {
+        core_fail(core_state_of((PyObject *)self), r, "testing a marker of", self->path, last);
+        return -1;
+    }
+    return r ? (long long)(found - base) : 0;
+}
+
 PyDoc_STRVAR(marked_doc, "marked(version, seen=False) -> bool\n\nWhether any process, this one included, holds (or has seen) a version.");
 static PyObject *store_marked(store_object *self, PyObject *args)
 {
     unsigned long long version;
     int seen = 0;
-    struct stat st;
     if (!PyArg_ParseTuple(args, "K|p", &version, &seen))
         return NULL;
-    char *path = object_path(self, "holds");
-    if (path == NULL)
+    version &= SHMCOW_VERSION_MAX;
+    long long found = find_marked(self, version, version, seen);
+    return found < 0 ? NULL : PyBool_FromLong(found != 0);
+}
+
+PyDoc_STRVAR(marked_below_doc, "marked_below(version, seen=False) -> int\n\n"
+                               "Some version below this one that any process, this one included, holds (or has seen); 0 for none.");
+static PyObject *store_marked_below(store_object *self, PyObject *args)
+{
+    unsigned long long version;
+    int seen = 0;
+    if (!PyArg_ParseTuple(args, "K|p", &version, &seen))
         return NULL;
-    int fd = shmcow_open_regular(path, O_RDONLY, &st); /* a description of its own: GETLK never reports one's own locks */
-    PyMem_Free(path);
-    if (fd == -ENOENT) /* nobody can have marked what is not there */
-        Py_RETURN_FALSE;
-    int r = fd;
-    if (fd >= 0) {
-        r = shmcow_test_byte(fd, (seen ? SHMCOW_SEEN_AT : SHMCOW_HELD_AT) + (version & SHMCOW_VERSION_MAX));
-        close(fd);
-    }
-    if (r < 0)
-        return core_fail(core_state_of((PyObject *)self), r, "testing a marker of", self->path, version);
-    return PyBool_FromLong(r);
+    version &= SHMCOW_VERSION_MAX;
+    long long found = version > 1 ? find_marked(self, 1, version - 1, seen) : 0;
+    return found < 0 ? NULL : PyLong_FromLongLong(found);
 }
 
 PyDoc_STRVAR(named_doc, "named() -> bool\n\nWhether the header's name still leads to this store, not removed or replaced from outside.");
@@ -393,6 +417,7 @@ static PyMethodDef store_methods[] = {
     {"hold", (PyCFunction)store_hold, METH_VARARGS, hold_doc},
     {"seen", (PyCFunction)store_seen, METH_VARARGS, seen_doc},
     {"marked", (PyCFunction)store_marked, METH_VARARGS, marked_doc},
+    {"marked_below", (PyCFunction)store_marked_below, METH_VARARGS, marked_below_doc},
     {"named", (PyCFunction)store_named, METH_NOARGS, named_doc},
     {"refresh_claims", (PyCFunction)store_refresh, METH_NOARGS, refresh_doc},
     {"generations", (PyCFunction)store_generations, METH_NOARGS, generations_doc},

@@ -1,7 +1,7 @@
 /* shmcow: the system calls that Python does not offer, or not safely enough. Each returns 0 or more, or -errno.
  *
- * Purpose     File locks on open file descriptions, a file that appears whole or not at all, read-only maps, futexes,
- *             and descriptors that survive fork() and daemonizers.
+ * Purpose     File locks on open file descriptions, a file that appears whole or not at all, read-only maps, sleeping
+ *             until a word changes, and descriptors that survive fork() and daemonizers.
  * Invariants  1. No Python here: callers may run this with or without the interpreter lock.
  *             2. A forked child never unlocks what its parent locked: it closes (see shmcow_fd).
  *             3. `prepare` takes no mutex, so fork() can never dead-lock here; the list of descriptors is only grown.
@@ -70,13 +70,21 @@ static inline int shmcow_lock_byte(int fd, short type, uint64_t offset)
     return r < 0 ? -errno : 0;
 }
 
-/* 1: some other open file description has a lock there, 0: none. */
-static inline int shmcow_test_byte(int fd, uint64_t offset)
+/* Does some other open file description have a lock among these bytes? 1, and the first byte of one such lock that is
+   among them; 0: none. */
+static inline int shmcow_test_bytes(int fd, uint64_t offset, uint64_t count, uint64_t *found)
 {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)offset, .l_len = 1};
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)offset, .l_len = (off_t)count};
     if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
         return -errno;
+    *found = (uint64_t)lock.l_start > offset ? (uint64_t)lock.l_start : offset; /* a lock may begin before them */
     return lock.l_type != F_UNLCK;
+}
+
+static inline int shmcow_test_byte(int fd, uint64_t offset)
+{
+    uint64_t found;
+    return shmcow_test_bytes(fd, offset, 1, &found);
 }
 
 /* ---- files ---- */
@@ -150,7 +158,7 @@ static inline int shmcow_map(int fd, size_t length, bool writable, void **out)
     return 0;
 }
 
-/* ---- wake ---- */
+/* ---- sleep and wake ---- */
 
 /* The low half of `current`: what changes with every version. */
 static inline const uint32_t *shmcow_futex_word(const shmcow_header *h)
@@ -166,6 +174,25 @@ static inline const uint32_t *shmcow_futex_word(const shmcow_header *h)
 static inline void shmcow_futex_wake(const shmcow_header *h)
 {
     (void)syscall(SYS_futex, shmcow_futex_word(h), FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* One word to sleep on, as futex_waitv(2) wants it (Linux 5.16; older kernel headers lack it). */
+typedef struct {
+    uint64_t value; /* sleep only while the word is this */
+    uint64_t address;
+    uint32_t flags;
+    uint32_t reserved;
+} shmcow_sleep;
+#define SHMCOW_SLEEPS 128u /* the kernel's limit */
+static_assert(sizeof(shmcow_sleep) == 24, "the kernel's struct futex_waitv: 24 bytes");
+
+void shmcow_ring(void);
+uint32_t shmcow_rings(void);
+int shmcow_sleep_on(shmcow_sleep *words, uint32_t n, uint32_t rings, double seconds);
+
+static inline shmcow_sleep shmcow_sleep_on_current(const shmcow_header *h, uint64_t current)
+{
+    return (shmcow_sleep){.value = (uint32_t)current, .address = (uint64_t)(uintptr_t)shmcow_futex_word(h), .flags = 2};
 }
 
 #endif

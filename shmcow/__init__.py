@@ -25,6 +25,7 @@ from shmcow.errors import (
     WriterBusyError,
 )
 from shmcow.frozen import FrozenDict, FrozenList
+from shmcow.gate import wait_readers
 from shmcow.inspect import describe, list_stores
 from shmcow.reader import Reader
 from shmcow.snapshot import Publisher, Snapshot
@@ -65,4 +66,5 @@ __all__ = [
     "errors",
     "list_stores",
     "validators",
+    "wait_readers",
 ]

@@ -7,11 +7,12 @@ import logging
 import pwd
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypedDict, overload
 
-from typing_extensions import TypeForm, TypeVar
+from typing_extensions import TypeForm, TypeVar, Unpack
 
 from shmcow import _core
 from shmcow import store as stores
@@ -25,9 +26,13 @@ from shmcow.errors import (
     StoreDestroyedError,
     StoreNotFoundError,
 )
+from shmcow.following import Refresher, Subscription, start_again
 from shmcow.frozen import check_frozen
 from shmcow.segments import check_name
 from shmcow.snapshot import Decoding, Snapshot, load
+from shmcow.store import check_timeout
+from shmcow.waiting import check_wait, until
+from shmcow.watching import AsyncWatch, Newer, Watch, first
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -46,6 +51,15 @@ class _Missing:
 _MISSING: Final = _Missing()
 
 
+class _Options(TypedDict, total=False):
+    on_bad: Literal["keep", "raise"]
+    refresh: Literal["inline", "background"]
+    attach_timeout: float
+    freeze: bool
+    owner: int | str | None
+    verify: bool
+
+
 class Reader(_core.Slot, Generic[T]):
     """Read the current version of a store, at the cost of one atomic load while it does not change.
 
@@ -59,6 +73,10 @@ class Reader(_core.Slot, Generic[T]):
         transform: called once for each version and process with the decoded value; ``get()`` returns its result.
         on_bad: "keep": ``get()`` goes on with the last good value when the newest version cannot be decoded or the
             store was destroyed, and ``problem`` says so; "raise": it raises.
+        refresh: "inline": the first ``get()`` after a publish decodes; "background": a daemon thread does, and
+            ``get()`` returns the value before until it has.
+        attach_timeout: how long to wait, in seconds from the first call in a process, for a store that does not exist
+            yet or has no version yet. Then, and by default at once, it is an error (or ``default``).
         freeze: whether values are deeply frozen (FrozenDict, FrozenList; a mutable Struct type is refused).
         owner: accept only a store of this user (a uid or a name): /dev/shm is writable for everybody.
         verify: check the CRC of payloads above 1 MiB too, where the writer wrote one.
@@ -68,7 +86,8 @@ class Reader(_core.Slot, Generic[T]):
         ValidationError: the type is not supported, or not frozen (with the path of the field).
 
     Concurrency: any number of threads may share one Reader; they get the same object. A forked child goes on with
-    it, and counts as a reader of its own from its next ``get()``. Picklable, by name.
+    it, and counts as a reader of its own from its next ``get()``; it has its own threads for ``refresh="background"``
+    and for ``subscribe``. Picklable, by name.
 
     Example:
         >>> from shmcow import Reader, Writer
@@ -80,17 +99,7 @@ class Reader(_core.Slot, Generic[T]):
     """
 
     @overload
-    def __init__(
-        self,
-        name: str,
-        *,
-        type: TypeForm[T],
-        default: T = ...,
-        on_bad: Literal["keep", "raise"] = ...,
-        freeze: bool = ...,
-        owner: int | str | None = ...,
-        verify: bool = ...,
-    ) -> None: ...
+    def __init__(self, name: str, *, type: TypeForm[T], default: T = ..., **options: Unpack[_Options]) -> None: ...
     @overload
     def __init__(
         self: Reader[memoryview],
@@ -98,23 +107,10 @@ class Reader(_core.Slot, Generic[T]):
         *,
         codec: Raw,
         default: memoryview | bytes = ...,
-        on_bad: Literal["keep", "raise"] = ...,
-        freeze: bool = ...,
-        owner: int | str | None = ...,
-        verify: bool = ...,
+        **options: Unpack[_Options],
     ) -> None: ...
     @overload
-    def __init__(
-        self,
-        name: str,
-        *,
-        codec: Codec[T],
-        default: T = ...,
-        on_bad: Literal["keep", "raise"] = ...,
-        freeze: bool = ...,
-        owner: int | str | None = ...,
-        verify: bool = ...,
-    ) -> None: ...
+    def __init__(self, name: str, *, codec: Codec[T], default: T = ..., **options: Unpack[_Options]) -> None: ...
     @overload
     def __init__(
         self,
@@ -124,22 +120,10 @@ class Reader(_core.Slot, Generic[T]):
         type: Any = ...,
         codec: Codec[Any] | None = ...,
         default: T = ...,
-        on_bad: Literal["keep", "raise"] = ...,
-        freeze: bool = ...,
-        owner: int | str | None = ...,
-        verify: bool = ...,
+        **options: Unpack[_Options],
     ) -> None: ...
     @overload
-    def __init__(
-        self: Reader[Any],
-        name: str,
-        *,
-        default: Any = ...,
-        on_bad: Literal["keep", "raise"] = ...,
-        freeze: bool = ...,
-        owner: int | str | None = ...,
-        verify: bool = ...,
-    ) -> None: ...
+    def __init__(self: Reader[Any], name: str, *, default: Any = ..., **options: Unpack[_Options]) -> None: ...
     def __init__(
         self,
         name: str,
@@ -149,6 +133,8 @@ class Reader(_core.Slot, Generic[T]):
         default: Any = _MISSING,
         transform: Callable[[Any], Any] | None = None,
         on_bad: Literal["keep", "raise"] = "keep",
+        refresh: Literal["inline", "background"] = "inline",
+        attach_timeout: float = 0.0,
         freeze: bool = True,
         owner: int | str | None = None,
         verify: bool = False,
@@ -157,6 +143,9 @@ class Reader(_core.Slot, Generic[T]):
             raise ValueError("give type= or codec=, not both: a codec has its type")
         if on_bad not in ("keep", "raise"):
             raise ValueError(f"on_bad is 'keep' or 'raise', found {on_bad!r}")
+        if refresh not in ("inline", "background"):
+            raise ValueError(f"refresh is 'inline' or 'background', found {refresh!r}")
+        check_timeout("attach_timeout", attach_timeout)
         if codec is not None and not isinstance(codec, Codec):
             raise TypeError(f"codec= is a codec object such as MsgPack(Config), found {codec!r}")
         if transform is not None and not callable(transform):
@@ -169,6 +158,9 @@ class Reader(_core.Slot, Generic[T]):
         self._how = Decoding(codec, Any if type is None else type, freeze, transform, verify, {})
         self._default = default
         self._raises = on_bad == "raise"
+        self._attach_timeout = attach_timeout
+        self._attach_until: tuple[int, float] | None = None  # (forks, deadline)
+        self._refresher = Refresher(self) if refresh == "background" else None
         self._owner = _uid_of(owner)
         self._store: _core.Store | None = None
         self._problem: Exception | None = None
@@ -177,6 +169,7 @@ class Reader(_core.Slot, Generic[T]):
         self._decoding: set[tuple[int, int]] = set()
         self._loaded: weakref.WeakValueDictionary[tuple[int, int], Snapshot[T]] = weakref.WeakValueDictionary()
         self._closed = False
+        self._forks = _core.forks()
 
     if TYPE_CHECKING:  # both are C methods of Slot; the paths below are theirs for everything but "nothing changed"
 
@@ -199,8 +192,10 @@ class Reader(_core.Slot, Generic[T]):
 
         It looks again: for a value and its version that belong together take ``snapshot()``.
         """
-        self._catch_up()
-        cached = self._cached()
+        cached = self._followed()
+        if cached is None:
+            self._catch_up()
+            cached = self._cached()
         return cached[1] if cached else 0
 
     @property
@@ -250,14 +245,113 @@ class Reader(_core.Slot, Generic[T]):
         if not 1 <= version <= _core.VERSION_MAX:
             raise ValueError(f"versions start at 1, found {version}")
         self._check_open()
+        if self._store is None and self._attach_timeout:
+            self._catch_up_or_wait()
         store = self._attach()
         return self._load(store, store.hold(version))
 
+    # ---- waiting ----
+
+    def wait(self, *, after: Snapshot[T] | int | None = None, timeout: float | None = None) -> Snapshot[T]:
+        """Wait for a version newer than a given one.
+
+        Args:
+            after: a snapshot, or a version of the store as it is now; None: the version that is current now.
+            timeout: in seconds; None: for ever; 0: only look.
+
+        Returns:
+            The newest snapshot, at once if it is newer already.
+
+        Raises:
+            WaitTimeoutError: there was none in time. A version that cannot be used does not count (see ``problem``).
+            StoreDestroyedError: the store was destroyed, removed or created again: its versions start anew.
+            StoreNotFoundError: there is no store (after ``attach_timeout``).
+            ClosedError: the reader is closed, also by another thread meanwhile; or the interpreter exits.
+            KeyboardInterrupt: at once.
+
+        Concurrency: any number of threads; each sleeps in the kernel without the interpreter lock, and looks again
+        once a second in case that a wake-up was lost. A child forked meanwhile waits for nothing.
+        """
+        check_wait(timeout)
+        newer = Newer(self, after)
+        return until(newer.look, timeout, newer.late)
+
+    async def wait_async(self, *, after: Snapshot[T] | int | None = None, timeout: float | None = None) -> Snapshot[T]:
+        """Do what ``wait`` does, for asyncio.
+
+        Args, Returns, Raises: as ``wait``; cancelling the task ends the wait and leaves nothing behind.
+
+        Concurrency: any number of tasks and event loops. One helper thread for the whole process sleeps for all of
+        them, only while one of them waits; it decodes, too, so the event loop goes on meanwhile.
+        """
+        check_wait(timeout)
+        newer = Newer(self, after)
+        from shmcow import aio  # asyncio is imported by those who use it
+
+        return await aio.until(newer.look, timeout, newer.late)
+
+    def watch(self) -> Watch[T]:
+        """Iterate over snapshots: the current one first, then each newest one, for ever.
+
+        A slow loop body misses versions in between, never the newest. After the store was destroyed it goes on with
+        the new store of that name (compare ``snapshot.epoch``). Closing the reader, from any thread, ends the loop.
+
+        Returns:
+            An iterator; ``next()`` waits.
+
+        Raises:
+            StoreNotFoundError: by ``next()``, when there is no store at the start (after ``attach_timeout``).
+            ShmcowError: by ``next()``, once for each unusable version, with ``on_bad="raise"``.
+            ClosedError: the reader is closed already.
+
+        Concurrency: one thread for each iterator, any number of iterators. Waiting is as in ``wait``.
+        """
+        return Watch(self)
+
+    def watch_async(self) -> AsyncWatch[T]:
+        """Do what ``watch`` does, for ``async for``.
+
+        Concurrency: one task for each iterator; waiting is as in ``wait_async``. Nothing needs to be closed after
+        ``break`` or a cancellation.
+        """
+        return AsyncWatch(self)
+
+    def subscribe(self, callback: Callable[[Snapshot[T] | None, Snapshot[T]], object]) -> Subscription[T]:
+        """Call ``callback(old, new)`` with snapshots, in a daemon thread of its own, for each newest version.
+
+        The first call comes at once, as ``callback(None, current)``, or when the store has its first version: it may
+        not exist yet. Afterwards ``old`` is the ``new`` of the call before. A slow callback misses versions in
+        between, never the newest. An exception is logged, and the next version calls again.
+
+        Args:
+            callback: it may block, raise, publish and unsubscribe.
+
+        Returns:
+            A Subscription: call it to unsubscribe. Closing the reader does, too.
+
+        Raises:
+            TypeError: ``callback`` is not callable.
+            ClosedError: the reader is closed.
+
+        Concurrency: the thread is started here, and again in each forked child, which is told of what its parent was
+        not told yet (after a fork in C without Python's hooks: at the child's next ``get()``).
+        """
+        if not callable(callback):
+            raise TypeError(f"callback is a callable, found {callback!r}")
+        self._check_open()
+        subscription = Subscription(self, callback)
+        subscription.start()
+        return subscription
+
     def close(self) -> None:
-        """Let go of the store, its mapping and its markers; views and held snapshots stay usable."""
+        """Let go of the store, its mapping and its markers; views and held snapshots stay usable.
+
+        Concurrency: any thread; waits and watches of this reader in other threads end, and so do its subscriptions.
+        """
         self._closed = True
         self._store = None
         self._forget()
+        _core.ring()
 
     def __enter__(self) -> Reader[T]:
         return self
@@ -277,6 +371,8 @@ class Reader(_core.Slot, Generic[T]):
             "codec": how.codec,
             "transform": how.transform,
             "on_bad": "raise" if self._raises else "keep",
+            "refresh": "inline" if self._refresher is None else "background",
+            "attach_timeout": self._attach_timeout,
             "freeze": how.freeze,
             "owner": self._owner,
             "verify": how.verify,
@@ -288,8 +384,11 @@ class Reader(_core.Slot, Generic[T]):
     # ---- the slow paths, called by the C slot ----
 
     def _slow_get(self) -> Any:
-        error = self._catch_up()
-        cached = self._cached()
+        cached = self._followed()
+        error = self._problem
+        if cached is None:
+            error = self._catch_up_or_wait()
+            cached = self._cached()
         if cached is not None and not (self._raises and error is not None):
             return cached[2]
         if self._default is not _MISSING and cached is None:
@@ -297,11 +396,39 @@ class Reader(_core.Slot, Generic[T]):
         raise self._reason(error)
 
     def _slow_snapshot(self) -> Any:
-        error = self._catch_up()
-        cached = self._cached()
+        cached = self._followed()
+        error = self._problem
+        if cached is None:
+            error = self._catch_up_or_wait()
+            cached = self._cached()
         if cached is not None and not (self._raises and error is not None):
             return cached[3]
         raise self._reason(error)
+
+    def _followed(self) -> tuple[int, int, Any, Any] | None:
+        """Return what is cached if a thread sees to it that it is fresh; start that thread once there is something."""
+        if _core.forks() != self._forks:
+            self._forks = _core.forks()
+            start_again()  # a fork in C does not run Python's hooks
+        if self._refresher is None:
+            return None
+        self._check_open()
+        cached = self._cached()
+        if self._refresher.running:
+            return cached
+        if cached is not None:
+            self._refresher.start()
+        return None
+
+    def _catch_up_or_wait(self) -> Exception | None:
+        """Bring the cache up to date, waiting for the store's first version if ``attach_timeout`` says so."""
+        error = self._catch_up()
+        if not self._attach_timeout or error is None or self._cached() is not None:
+            return error
+        now, forks = time.monotonic(), _core.forks()
+        if self._attach_until is None or self._attach_until[0] != forks:
+            self._attach_until = forks, now + self._attach_timeout
+        return first(self, self._attach_until[1] - now) if now < self._attach_until[1] else error
 
     def _reason(self, error: Exception | None) -> Exception:
         if error is None:
@@ -317,6 +444,12 @@ class Reader(_core.Slot, Generic[T]):
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError(f"the reader of store {self._name} was closed: make a new one")
+
+    def _check_not_decoding(self) -> None:
+        if (_core.forks(), threading.get_ident()) in self._decoding:
+            raise NotPublishedError(
+                f"a decoder hook or transform= of store {self._name} waits for the version that it is making"
+            )
 
     def _catch_up(self) -> Exception | None:
         """Bring the cache up to date; return why it is not."""

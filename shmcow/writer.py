@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, overload
@@ -32,10 +31,12 @@ from shmcow.errors import (
     WriterBusyError,
 )
 from shmcow.frozen import freeze
+from shmcow.holders import name_holders
 from shmcow.segments import check_name
 from shmcow.snapshot import CHECKED_BYTES, Decoding, Snapshot, choose, load
 from shmcow.store import COUNTERS, Keeper, Settings, Turn, check_timeout, end
 from shmcow.validators import check as check_validators
+from shmcow.waiting import Pause, Sleep, check_wait, until
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -402,28 +403,36 @@ class Writer(Generic[T]):
             timeout: in seconds; None: for ever.
 
         Raises:
-            WaitTimeoutError: it is still held.
+            WaitTimeoutError: it is still held; the message names who holds it.
             ValueError: the version is current, or was never published.
+            StoreDestroyedError: the store has gone.
+            ClosedError: the writer is closed, also by another thread meanwhile.
 
-        Concurrency: asks the kernel now and then; readers notice nothing.
+        Concurrency: any thread; takes no lock. It asks the kernel now and then; readers notice nothing.
         """
         self._check_open()
         check_version("version", version, 1)
-        if timeout is not None:
-            check_timeout("timeout", timeout)
-        current = self._store.version
+        check_wait(timeout)
+        store = self._store
+        current = store.version
         if version >= current:
             raise ValueError(
                 f"version {version} of store {self._name} is "
                 + ("current: publish a newer one first" if version == current else f"unknown: {current} is current")
             )
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = 0.001
-        while self._store.marked(version):
-            if deadline is not None and time.monotonic() >= deadline:
-                raise WaitTimeoutError(f"version {version} of store {self._name} is still held after {timeout} s")
-            time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
-            pause = min(pause * 2, 0.05)
+        pause = Pause()
+
+        def look() -> Sleep | None:
+            self._check_open()
+            if not store.named():
+                raise StoreDestroyedError(f"store {self._name} was destroyed, or removed from outside")
+            return pause.sleep() if store.marked(version) else None
+
+        def late() -> WaitTimeoutError:
+            who = name_holders(store, version, version)
+            return WaitTimeoutError(f"version {version} of store {self._name} is still held after {timeout} s: {who}")
+
+        until(look, timeout, late)
 
     def destroy(self) -> None:
         """Remove the store. Readers keep their last good value, and find a new store of that name by themselves.
@@ -440,6 +449,7 @@ class Writer(Generic[T]):
         self._closed = True
         self._keeper.close()
         vars(self).pop("_store", None)  # its mapping and its descriptors
+        _core.ring()
 
     def __enter__(self) -> Writer[T]:
         return self

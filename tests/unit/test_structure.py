@@ -33,15 +33,21 @@ ROOMS = {
     "draft": 3,
     "store": 3,
     "codecs": 3,
+    "holders": 4,
     "snapshot": 4,
+    "waiting": 4,
+    "aio": 5,
     "arguments": 5,
     "encoded": 5,
-    "inspect": 6,
-    "reader": 6,
-    "writer": 6,
+    "watching": 6,
+    "following": 7,
+    "gate": 8,
+    "inspect": 8,
+    "reader": 8,
+    "writer": 8,
 }
 # The C helper takes its exceptions from errors; its stub names what it calls back.
-LAST = 7
+LAST = 9
 
 
 def modules() -> dict[str, Path]:
@@ -179,6 +185,7 @@ PUBLIC = [
     "errors",
     "list_stores",
     "validators",
+    "wait_readers",
 ]
 
 
