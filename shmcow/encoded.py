@@ -6,8 +6,8 @@ from typing import Any, Final, NamedTuple
 
 from shmcow import _core
 from shmcow.codecs import Part
+from shmcow.decoding import CHECKED_BYTES
 from shmcow.errors import ValidationError
-from shmcow.snapshot import CHECKED_BYTES
 
 
 class Schema(NamedTuple):

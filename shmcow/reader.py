@@ -17,6 +17,7 @@ from typing_extensions import TypeForm, TypeVar, Unpack
 from shmcow import _core
 from shmcow import store as stores
 from shmcow.codecs import Codec, Raw
+from shmcow.decoding import Decoding
 from shmcow.errors import (
     ClosedError,
     CorruptSegmentError,
@@ -29,7 +30,7 @@ from shmcow.errors import (
 from shmcow.following import Refresher, Subscription, start_again
 from shmcow.frozen import check_frozen
 from shmcow.segments import check_name
-from shmcow.snapshot import Decoding, Snapshot, load
+from shmcow.snapshot import Snapshot, load
 from shmcow.store import check_timeout
 from shmcow.waiting import check_wait, until
 from shmcow.watching import AsyncWatch, Newer, Watch, first

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
-import zlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+import pickle
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn
 
 from typing_extensions import TypeVar
 
-from shmcow import _core, codecs
-from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError
-from shmcow.frozen import freeze, thaw
+from shmcow import _core
+from shmcow.decoding import Decoding, decode
+from shmcow.errors import DecodeError, StoreDestroyedError, StoreNotFoundError, VersionGoneError
+from shmcow.frozen import thaw
+from shmcow.store import attach, lock_of_process
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from shmcow.codecs import Codec
-
 T = TypeVar("T", default=Any)
-
-CHECKED_BYTES = 1 << 20  # payloads up to here always carry a CRC, and are always checked
 
 
 class Publisher(NamedTuple):
@@ -28,26 +27,6 @@ class Publisher(NamedTuple):
 
     pid: int
     uid: int
-
-
-class Decoding(NamedTuple):
-    """How a process turns a version's bytes into a value.
-
-    Attributes:
-        codec: None: the built-in codec that the version names, with ``type``.
-        type: what to decode to when ``codec`` is None.
-        freeze: whether the value is deeply frozen.
-        transform: applied to the value once for each version and process.
-        verify: whether to check a CRC above 1 MiB too, where there is one.
-        made: keeps the built-in codecs made so far, by name: making one walks the whole type.
-    """
-
-    codec: Codec[Any] | None = None
-    type: Any = Any
-    freeze: bool = True
-    transform: Callable[[Any], Any] | None = None
-    verify: bool = False
-    made: dict[str, Codec[Any]] | None = None
 
 
 class Snapshot(Generic[T]):
@@ -70,6 +49,11 @@ class Snapshot(Generic[T]):
         rollback_of: the version whose content this one repeats, or None.
         size_bytes: of the payload.
 
+    Picklable: what is sent is the store, the epoch, the version and how to decode it. The sender holds the version from
+    then on (until ``release()``, or its last reference to the snapshot goes), the receiver as long as it has the
+    snapshot. In the receiver a value is decoded once, however often it is received. If it cannot be had there, because
+    the sender let go first, say, using the snapshot raises why.
+
     Concurrency: any thread. Holds are counted: each ``with`` and each ``hold()`` lets go of its own. A forked child
     has a copy, and counts as a holder of its own from its next read on.
     """
@@ -77,6 +61,7 @@ class Snapshot(Generic[T]):
     __slots__ = (
         "__weakref__",
         "_holds",
+        "_how",
         "_store",
         "author",
         "codec",
@@ -94,8 +79,9 @@ class Snapshot(Generic[T]):
         "version",
     )
 
-    def __init__(self, store: _core.Store, entry: dict[str, Any], value: T) -> None:
+    def __init__(self, store: _core.Store, entry: dict[str, Any], value: T, how: Decoding) -> None:
         self._store = store
+        self._how = how
         self._holds: list[_core.Hold] = []
         self.value = value
         self.version: int = entry["version"]
@@ -154,91 +140,171 @@ class Snapshot(Generic[T]):
         """Return a plain, mutable, deep copy of the value."""
         return thaw(self.value)
 
+    def __copy__(self) -> Snapshot[T]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Snapshot[T]:
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError(
-            f"a Snapshot cannot be pickled or copied: send its value, or its version ({self.version}) and call "
-            f"Reader({self.store!r}).at() there"
-        )
+        if not self._holds:
+            self.hold()  # for the receiver: until release(), or the last reference here goes
+        how = self._how
+        # Bytes in bytes: a receiver that lacks the type finds out when it uses the snapshot. An error while a task is
+        # being unpickled would take a pool's worker down, and its caller would wait for ever.
+        return receive, (self.store, self.epoch, self.version, pickle.dumps(how._replace(made=None)))
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.store} version {self.version}, {self.size_bytes} bytes of {self.codec}>"
 
 
 def load(hold: _core.Hold, how: Decoding) -> Snapshot[Any]:
-    """Decode a held version.
+    """Decode a held version into a snapshot; it holds the version if the value looks into it.
 
-    Returns:
-        Its snapshot; it holds the version if the value looks into it.
-
-    Raises:
-        CodecMismatchError: it was published with another codec.
-        CorruptSegmentError: its checksum is wrong.
-        DecodeError: it does not decode, or ``transform`` raised.
-
-    Concurrency: any thread, no lock held: decoders and ``transform`` may use the same store again.
+    Raises, Concurrency: as ``decoding.decode``.
     """
     entry = hold.entry
-    where = f"version {entry['version']} of store {hold.store.name}"
-    codec = choose(how, entry, where)
-    views = [hold.view(k) for k in range(len(entry["parts"]))]
-    for view, part in zip(views, entry["parts"], strict=True):
-        check_payload(view, part, how.verify, where)
-    try:
-        value = codec.decode_parts(views)
-        if how.freeze:
-            value = freeze(value)
-    except DecodeError as exc:
-        raise DecodeError(f"{where}{_published_as(entry)}: {exc}") from exc
-    except RecursionError as exc:
-        raise DecodeError(f"{where} is nested too deeply to be frozen") from exc
-    if how.transform is not None:
-        try:
-            value = how.transform(value)
-        except Exception as exc:
-            raise DecodeError(f"transform= raised {type(exc).__name__} for {where}: {exc}") from exc
-    snapshot = Snapshot(hold.store, entry, value)
-    if codec.holds:
+    value, holds = decode(hold, entry, how)
+    snapshot = Snapshot(hold.store, entry, value, how)
+    if holds:
         snapshot._holds.append(hold)
     return snapshot
 
 
-def choose(how: Decoding, entry: dict[str, Any], where: str) -> Codec[Any]:
-    """Return the codec to decode an entry with.
+# ---- received from another process ----
+
+
+class Unavailable(Snapshot[Any]):
+    """A snapshot that was received and cannot be had in this process: whoever uses it is told why."""
+
+    __slots__ = ("_sent", "_why")
+
+    def __init__(self, sent: tuple[str, str, int, bytes], why: Exception) -> None:
+        self.store, self.epoch, self.version, _ = self._sent = sent
+        self._why = why
+        self._holds = []
+
+    def _fail(self) -> NoReturn:
+        again = copy.copy(self._why)
+        again.__cause__ = self._why.__cause__
+        raise again
+
+    def __getattr__(self, name: str) -> Any:  # what a received snapshot would have
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self._fail()
+
+    def hold(self) -> NoReturn:
+        """Raise why the snapshot cannot be had."""
+        self._fail()
+
+    @property
+    def data(self) -> memoryview:
+        """Raise why the snapshot cannot be had."""
+        self._fail()
+
+    def copy(self) -> NoReturn:
+        """Raise why the snapshot cannot be had."""
+        self._fail()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return receive, self._sent
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.store} version {self.version}, unavailable: {type(self._why).__name__}>"
+
+
+class _Received(NamedTuple):
+    """What is kept for the next time that the same snapshot arrives: no hold, only what was decoded."""
+
+    store: _core.Store
+    snapshot: Snapshot[Any] | None  # None where the value looks into the version: keeping it would hold the version
+
+
+_KEPT: Final = 8
+_kept: dict[tuple[str, str, int, bytes], _Received] = {}
+_alive: weakref.WeakValueDictionary[tuple[str, str, int, bytes], Snapshot[Any]] = weakref.WeakValueDictionary()
+
+
+def receive(store: str, epoch: str, version: int, how: bytes) -> Snapshot[Any]:
+    """Make the snapshot that another process has sent; called by pickle.
+
+    Returns:
+        The snapshot, held as long as it lives: the same object for as many as arrive meanwhile.
 
     Raises:
-        CodecMismatchError: the entry names another codec than the one given, or one that is not built in.
+        Nothing: what is wrong is raised by using the snapshot.
     """
-    found = entry["codec"]
-    if how.codec is None:
-        codec = how.made.get(found) if how.made is not None else None
-        if codec is None:
-            codec = codecs.for_name(found, how.type)
-            if how.made is not None:
-                how.made[found] = codec
-        return codec
-    if how.codec.name != found:
-        raise CodecMismatchError(
-            f"{where} was published with the codec {found!r}, expected {how.codec.name!r}: "
-            "give reader and writer the same codec"
+    sent = (store, epoch, version, how)
+    try:
+        snapshot = _alive.get(sent)
+        if snapshot is not None and snapshot.held:
+            return snapshot
+        return _receive(sent)
+    except Exception as exc:
+        exc.__traceback__ = None  # its frames would keep the version held
+        return Unavailable(sent, exc)
+
+
+def _receive(sent: tuple[str, str, int, bytes]) -> Snapshot[Any]:
+    name, epoch, version, how = sent
+    known = _kept.get(sent)
+    hold = _hold_sent(name, epoch, version)
+    if known is not None and known.snapshot is not None:
+        snapshot = _twin(known.snapshot)
+    else:
+        decoded = load(hold, _decoding_of(how, name, version))
+        with lock_of_process():
+            _kept.pop(sent, None)
+            while len(_kept) >= _KEPT:
+                _kept.pop(next(iter(_kept)))
+            _kept[sent] = _Received(hold.store, None if decoded.held else decoded)
+        snapshot = _twin(decoded)
+    snapshot._holds.append(hold)
+    with lock_of_process():
+        first = _alive.get(sent)
+        if first is not None and first.held:  # another thread was faster
+            return first
+        _alive[sent] = snapshot
+        return snapshot
+
+
+def _twin(snapshot: Snapshot[Any]) -> Snapshot[Any]:
+    """Return another snapshot of the same value, which holds nothing yet."""
+    twin = Snapshot.__new__(Snapshot)
+    for field in Snapshot.__slots__:
+        if field not in ("__weakref__", "_holds"):
+            setattr(twin, field, getattr(snapshot, field))
+    twin._holds = []
+    return twin
+
+
+def _hold_sent(name: str, epoch: str, version: int) -> _core.Hold:
+    where = f"version {version} of store {name}"
+    try:
+        store = attach(name)
+    except StoreNotFoundError:
+        raise StoreDestroyedError(f"{where} was sent to this process, and the store is gone by now") from None
+    if store.epoch.hex() != epoch:
+        raise StoreDestroyedError(
+            f"{where} was sent to this process, and the store was destroyed and created again since: its version "
+            f"{version} is another one"
         )
-    return how.codec
+    try:
+        return store.hold(version)
+    except VersionGoneError:
+        raise VersionGoneError(
+            f"{where} was sent to this process, and its sender let go before it arrived: keep the snapshot there "
+            "(`with snapshot:`) until the other process has done its work"
+        ) from None
 
 
-def _published_as(entry: dict[str, Any]) -> str:
-    return f" (published as {entry['type_name']})" if entry["type_name"] else ""
-
-
-def check_payload(view: memoryview, part: dict[str, Any], verify: bool, where: str) -> None:
-    """Check a payload's CRC: always up to 1 MiB, above on request.
-
-    Raises:
-        CorruptSegmentError: it is wrong.
-    """
-    if not part["flags"] & _core.HAS_CRC or (part["length"] > CHECKED_BYTES and not verify):
-        return
-    found = zlib.crc32(view)
-    if found != part["crc"]:
-        raise CorruptSegmentError(
-            f"the payload of {where} has the CRC {found:08x}, expected {part['crc']:08x}: it was overwritten from "
-            "outside; publish again"
-        )
+def _decoding_of(how: bytes, name: str, version: int) -> Decoding:
+    try:
+        decoding: Decoding = pickle.loads(how)
+    except Exception as exc:
+        raise DecodeError(
+            f"version {version} of store {name} was sent to this process, which lacks the type or the codec to decode "
+            f"it: {type(exc).__name__}: {exc}"
+        ) from exc
+    return decoding._replace(made={})

@@ -13,6 +13,7 @@ from typing_extensions import TypeForm, TypeVar
 from shmcow import _core, codecs, draft, schema, segments, validators
 from shmcow.arguments import check_count, check_group, check_mode, check_version, given_codec
 from shmcow.codecs import Codec
+from shmcow.decoding import CHECKED_BYTES, Decoding, choose
 from shmcow.encoded import Encoded, Said, Schema, bounded, encode_part, say
 from shmcow.errors import (
     ClosedError,
@@ -33,7 +34,7 @@ from shmcow.errors import (
 from shmcow.frozen import freeze
 from shmcow.holders import name_holders
 from shmcow.segments import check_name
-from shmcow.snapshot import CHECKED_BYTES, Decoding, Snapshot, choose, load
+from shmcow.snapshot import Snapshot, load
 from shmcow.store import COUNTERS, Keeper, Settings, Turn, check_timeout, end
 from shmcow.validators import check as check_validators
 from shmcow.waiting import Pause, Sleep, check_wait, until
