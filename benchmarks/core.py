@@ -1,4 +1,4 @@
-"""The core: get() against an empty C call, publish against the bare write, the first get() after a publish."""
+"""The core: get(), publish, the first get() after a publish, waking sleepers, and what idle readers cost."""
 
 from __future__ import annotations
 
@@ -10,55 +10,16 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import Any
 
 import msgspec
 import posix_ipc
 
 import shmcow
+from benchmarks import idle, waking
 from benchmarks.harness import Plan, Result, each, loop, measure, time_text, timed
+from benchmarks.scene import SHM, WATCHDOG, Config, file, fresh_name, make_config, room, store
 
-SHM = "/dev/shm"
-WATCHDOG = 60.0  # seconds until a reader process that does not answer is given up
 MEGABYTE = 1_000_000
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """Part of the example configuration."""
-
-    timeout: float
-    retries: int
-    pool: int
-
-
-class Config(msgspec.Struct, frozen=True):
-    """A configuration as services have it."""
-
-    name: str
-    revision: int
-    debug: bool
-    hosts: tuple[str, ...]
-    limits: Limits
-    flags: dict[str, bool]
-    labels: dict[str, str]
-    banner: str = ""
-
-
-def make_config(size: int) -> Config:
-    """Make a configuration that is encoded in exactly ``size`` bytes."""
-    config = Config(
-        name="checkout",
-        revision=7,
-        debug=False,
-        hosts=tuple(f"10.20.{k}.{k}:8080" for k in range(8)),
-        limits=Limits(timeout=2.5, retries=3, pool=16),
-        flags={f"feature-{k}": k % 2 == 0 for k in range(8)},
-        labels={f"label-{k}": f"value of {k}" for k in range(6)},
-    )
-    while (short := size - len(msgspec.msgpack.encode(config))) > 0:
-        # a long string needs more length bytes than a short one: come closer step by step
-        config = msgspec.structs.replace(config, banner=config.banner + "-" * max(1, short - 3))
-    return config
 
 
 def run(plan: Plan) -> Result:
@@ -75,11 +36,15 @@ def run(plan: Plan) -> Result:
         result.rounds |= measure(stack.enter_context(_get_cases(plan)), rounds)
         result.rounds |= measure(stack.enter_context(_publish_cases(plan)), rounds)
         result.rounds |= measure(stack.enter_context(_first_get_cases(plan)), rounds)
-        if _room() >= 3 * large:
+        if room() >= 3 * large:
             result.rounds |= measure(stack.enter_context(_large_cases(large, big)), rounds)
         else:
             result.notes.append(f"publish of {big}: skipped, {SHM} has less than {3 * large // MEGABYTE} MB free")
+        waking.add(result, plan, rounds)
+        idle.add(result, plan, rounds)
     _compare(result, big)
+    waking.compare(result)
+    idle.compare(result)
     return result
 
 
@@ -113,7 +78,7 @@ def _get_cases(plan: Plan) -> Iterator[dict[str, Callable[[], float]]]:
     n = plan.pick(20_000, 200)
     config = make_config(640)
     data = msgspec.msgpack.encode(config)
-    with _store(type=Config, initial=config) as (_, name):
+    with store(type=Config, initial=config) as (_, name):
         reader = shmcow.Reader(name, type=Config)
         if reader.get() != config:
             raise AssertionError("get() does not return what was published")
@@ -158,16 +123,16 @@ def _publish_cases(plan: Plan) -> Iterator[dict[str, Callable[[], float]]]:
     n = plan.pick(400, 5)
     config = make_config(1000)
     data = msgspec.msgpack.encode(config)
-    file = _fresh_name()
+    name = fresh_name()
     with (
-        _store(type=Config, initial=config) as (writer, _),
-        _store(codec=shmcow.Raw(), initial=data) as (raw, _),
+        store(type=Config, initial=config) as (writer, _),
+        store(codec=shmcow.Raw(), initial=data) as (raw, _),
     ):
         yield {
             "publish 1 kB": each(lambda: writer.publish(config), n),
-            "floor 1 kB": each(_by_hand(f"{SHM}/{file}", data), n),
+            "floor 1 kB": each(_by_hand(f"{SHM}/{name}", data), n),
             "publish 1 kB of bytes": each(lambda: raw.publish(data), n),
-            "floor 1 kB by posix_ipc": each(_by_posix_ipc(f"/{file}", data), n),
+            "floor 1 kB by posix_ipc": each(_by_posix_ipc(f"/{name}", data), n),
         }
 
 
@@ -175,10 +140,10 @@ def _publish_cases(plan: Plan) -> Iterator[dict[str, Callable[[], float]]]:
 def _large_cases(size: int, big: str) -> Iterator[dict[str, Callable[[], float]]]:
     data = secrets.token_bytes(MEGABYTE) * (size // MEGABYTE)
     # retain=0: each publish makes one segment and unlinks one, as the floor does
-    with _store(codec=shmcow.Raw(), initial=data, retain=0) as (writer, _):
+    with store(codec=shmcow.Raw(), initial=data, retain=0) as (writer, _):
         yield {
             f"publish {big}": each(lambda: writer.publish(data), 1),
-            f"floor {big}": each(_by_hand(f"{SHM}/{_fresh_name()}", data), 1),
+            f"floor {big}": each(_by_hand(f"{SHM}/{fresh_name()}", data), 1),
         }
 
 
@@ -230,7 +195,7 @@ def _first_get_cases(plan: Plan) -> Iterator[dict[str, Callable[[], float]]]:
     config = make_config(1000)
     data = msgspec.msgpack.encode(config)
     decode = msgspec.msgpack.Decoder(Config).decode
-    path = f"{SHM}/{_fresh_name()}"
+    path = f"{SHM}/{fresh_name()}"
 
     def by_hand() -> None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -239,10 +204,10 @@ def _first_get_cases(plan: Plan) -> Iterator[dict[str, Callable[[], float]]]:
             decode(view)
 
     with (
-        _store(type=Config, initial=config) as (writer, name),
+        store(type=Config, initial=config) as (writer, name),
         shmcow.Reader(name, type=Config) as reader,
         _reader_process(name) as ask,
-        _file(path, data),
+        file(path, data),
     ):
 
         def here() -> int:
@@ -258,36 +223,3 @@ def _first_get_cases(plan: Plan) -> Iterator[dict[str, Callable[[], float]]]:
             "first get(), other process": timed(there, n),
             "open, map, decode by hand": each(by_hand, n),
         }
-
-
-# ---- what the cases stand on ----
-
-
-def _fresh_name() -> str:
-    return f"t-bench-{os.getpid()}-{secrets.token_hex(8)}"
-
-
-def _room() -> int:
-    space = os.statvfs(SHM)
-    return space.f_frsize * space.f_bavail
-
-
-@contextlib.contextmanager
-def _store(**settings: Any) -> Iterator[tuple[shmcow.Writer[Any], str]]:
-    name = _fresh_name()
-    with shmcow.Writer(name, **settings) as writer:
-        try:
-            yield writer, name
-        finally:
-            writer.destroy()
-
-
-@contextlib.contextmanager
-def _file(path: str, data: bytes) -> Iterator[None]:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.close(fd)
-        yield
-    finally:
-        os.unlink(path)

@@ -295,7 +295,7 @@ static PyMethodDef functions[] = {
     {"wait", core_wait, METH_VARARGS,
      "wait(rings, watched, seconds) -> None\n\n"
      "Sleep, without the interpreter lock, until the current word of one of the (Store, word) in the tuple `watched` is\n"
-     "another, rings() is another, a signal comes, or the time is up. May return for no reason: look again."},
+     "another, rings() is another, a signal comes, a header was removed, or the time is up. May return for no reason."},
     {"ring", core_ring, METH_NOARGS, "ring() -> None\n\nEnd every wait() of this process."},
     {"rings", core_rings, METH_NOARGS, "rings() -> int\n\nHow often ring() was called; take it before looking, and give it to wait()."},
     {"forks", module_forks, METH_NOARGS, "forks() -> int\n\nHow many forks lie between this process and the one that imported the module."},

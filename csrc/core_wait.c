@@ -1,8 +1,14 @@
 /* shmcow._core: wait(), ring() and rings(): sleep without the interpreter lock until a store's `current` changes. */
 #include "core.h"
 
+typedef struct {
+    uint32_t n;
+    const store_object *stores[SHMCOW_SLEEPS]; /* borrowed: the tuple has them */
+    shmcow_sleep words[SHMCOW_SLEEPS];
+} watch_list;
+
 /* watched: a tuple of (Store, word), each the word that the caller saw. Nobody can change a tuple while we sleep. */
-static int take_watched(PyObject *watched, shmcow_sleep *words, uint32_t *n)
+static int take_watched(PyObject *watched, watch_list *list)
 {
     Py_ssize_t count = PyTuple_Size(watched);
     if (count < 0 || count >= (Py_ssize_t)SHMCOW_SLEEPS) {
@@ -18,29 +24,50 @@ static int take_watched(PyObject *watched, shmcow_sleep *words, uint32_t *n)
             return PyErr_Occurred() ? -1 : (PyErr_SetString(PyExc_TypeError, "expected (Store, word)"), -1);
         if (!core_is_store(store))
             return PyErr_SetString(PyExc_TypeError, "expected a Store"), -1;
-        words[k] = shmcow_sleep_on_current(((store_object *)store)->h, word);
+        list->stores[k] = (store_object *)store;
+        list->words[k] = shmcow_sleep_on_current(list->stores[k]->h, word);
     }
-    *n = (uint32_t)count;
+    list->n = (uint32_t)count;
     return 0;
+}
+
+/* Nobody is woken when a header is removed from outside. */
+static bool all_named(const watch_list *list)
+{
+    for (uint32_t k = 0; k < list->n; k++)
+        if (shmcow_same_file(list->stores[k]->path, list->stores[k]->dev, list->stores[k]->ino) != 1)
+            return false;
+    return true;
+}
+
+/* Slice by slice, without the interpreter: an idle waiter costs a few microseconds a second. */
+static int sleep_in_slices(watch_list *list, uint32_t rings, double seconds)
+{
+    for (;;) {
+        double slice = seconds < SHMCOW_SLICE ? seconds : SHMCOW_SLICE;
+        int r = shmcow_sleep_on(list->words, list->n, rings, slice);
+        seconds -= slice;
+        if (r <= 0 || seconds <= 0 || !all_named(list))
+            return r;
+    }
 }
 
 PyObject *core_wait(PyObject *module, PyObject *args)
 {
     core_state *state = PyModule_GetState(module);
-    shmcow_sleep words[SHMCOW_SLEEPS];
+    watch_list list;
     PyObject *watched;
     unsigned int rings;
     double seconds;
-    uint32_t n = 0;
     int r;
-    if (!PyArg_ParseTuple(args, "IO!d", &rings, &PyTuple_Type, &watched, &seconds) || take_watched(watched, words, &n) < 0)
+    if (!PyArg_ParseTuple(args, "IO!d", &rings, &PyTuple_Type, &watched, &seconds) || take_watched(watched, &list) < 0)
         return NULL;
-    if (!(seconds >= 0 && seconds <= 3600)) {
-        PyErr_SetString(PyExc_ValueError, "a slice of sleep is 0 to 3600 seconds");
+    if (!(seconds >= 0 && seconds <= 1e9)) {
+        PyErr_Format(PyExc_ValueError, "a sleep is 0 to 1e9 seconds");
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    r = shmcow_sleep_on(words, n, rings, seconds);
+    r = sleep_in_slices(&list, rings, seconds);
     Py_END_ALLOW_THREADS
     if (r < 0)
         return core_fail(state, r, "waiting on", "the futex of a store", 0);

@@ -6,7 +6,7 @@
  * Invariants  1. No wake-up is lost: whoever sleeps says what it has seen of each word, and the kernel compares before it
  *                puts anybody to sleep (a ring between the look and the sleep is seen as a change).
  *             2. A sleep ends after its time, whatever happens: a writer may die between flip and wake, and a hostile
- *                reader may requeue sleepers. Callers sleep in slices of a second, and look again.
+ *                reader may requeue sleepers. Callers sleep in slices of SHMCOW_SLICE, and look again.
  */
 #include "shmcow_os.h"
 
@@ -58,8 +58,10 @@ static int sleep_on_one(const shmcow_sleep *words, uint32_t n, const struct time
         struct timespec now, slice = {.tv_nsec = 20000000};
         clock_gettime(CLOCK_MONOTONIC, &now);
         long long left = (until->tv_sec - now.tv_sec) * 1000000000LL + until->tv_nsec - now.tv_nsec;
-        if (left <= 0 || changed(words, n))
+        if (changed(words, n))
             return 0;
+        if (left <= 0)
+            return 1;
         if (left < slice.tv_nsec)
             slice.tv_nsec = (long)left;
         int operation = words[0].flags & FUTEX_PRIVATE_FLAG ? FUTEX_WAIT | FUTEX_PRIVATE_FLAG : FUTEX_WAIT;
@@ -69,8 +71,8 @@ static int sleep_on_one(const shmcow_sleep *words, uint32_t n, const struct time
     }
 }
 
-/* Sleep until one of the `n` words, or the count of rings, is not what it was, a signal comes, or the time is up.
-   `words` has room for one more than `n`. Whoever was woken looks for himself what has changed. */
+/* Sleep until one of the `n` words, or the count of rings, is not what it was, or a signal comes: 0; or until the time is
+   up: 1. `words` has room for one more than `n`. Whoever was woken looks for himself what has changed. */
 int shmcow_sleep_on(shmcow_sleep *words, uint32_t n, uint32_t rings_seen, double seconds)
 {
     struct timespec until = after(seconds);
@@ -79,7 +81,9 @@ int shmcow_sleep_on(shmcow_sleep *words, uint32_t n, uint32_t rings_seen, double
     if (!atomic_load_explicit(&no_waitv, memory_order_relaxed)) {
         if (syscall(SYS_futex_waitv, words, n + 1, 0, &until, CLOCK_MONOTONIC) >= 0)
             return 0;
-        if (errno == EAGAIN || errno == ETIMEDOUT || errno == EINTR)
+        if (errno == ETIMEDOUT)
+            return changed(words, n + 1) ? 0 : 1;
+        if (errno == EAGAIN || errno == EINTR)
             return 0;
         if (errno != ENOSYS && errno != EPERM) /* EPERM: container sandboxes older than the call */
             return -errno;

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from shmcow import _core
-from shmcow.waiting import SLICE, Look, Sleep
+from shmcow.waiting import LONG, Look, Sleep
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class _Helper:
     def _look(self, jobs: list[_Job]) -> tuple[tuple[tuple[_core.Store, int], ...], float]:
         """Let each wait look; return what to sleep on for those that go on."""
         watched: dict[_core.Store, int] = {}
-        seconds = SLICE
+        seconds = LONG
         for job in jobs:
             sleep = job.try_look()
             if sleep is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from shmcow import _core
 from shmcow.errors import ClosedError
 from shmcow.store import lock_of_process
-from shmcow.waiting import SLICE, Sleep
+from shmcow.waiting import LONG, Sleep
 from shmcow.watching import Watch
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Subscription(_Follower, Generic[T]):
                 if str(exc) != complaint:
                     complaint = str(exc)
                     _log.error("a subscription waits, and tries again: %s", exc)
-                _core.wait(_core.rings(), (), SLICE)
+                _core.wait(_core.rings(), (), 1.0)
 
     def _tell(self, new: Snapshot[T]) -> None:
         with self._lock:
@@ -196,11 +196,12 @@ class Refresher(_Follower):
         known = reader._store
         word = known.word if known is not None else 0
         try:
-            reader._catch_up()
+            error = reader._catch_up()
         except ClosedError:
             return None
         store = reader._store
         if store is None or store is not known:
-            return Sleep((), 0 if store is not known else SLICE)  # look with the new store's word
-        # A destroyed store's word never changes: look for its successor now and then.
-        return Sleep(((store, word),), SLICE if word != _core.DESTROYED else 0.1)
+            return Sleep((), 0 if store is not known else 1.0)  # look with the new store's word
+        if word == _core.DESTROYED:  # and will never change: look for its successor now and then
+            return Sleep((), 0.1)
+        return Sleep(((store, word),), LONG if error is None else 1.0)

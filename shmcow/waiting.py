@@ -1,9 +1,10 @@
 """Sleep until there is something new to see.
 
 Whoever waits *looks*, and if there is nothing to see yet, sleeps on the words that the look was made with: the kernel
-compares before it puts a thread to sleep, so a version that was published in between is never missed. A sleep lasts a
-slice at most, because a writer may die between flip and wake, a header may be removed from outside, and a hostile
-reader may meddle with the sleepers of a word that it can read.
+compares before it puts a thread to sleep, so a version that was published in between is never missed. The C helper
+sleeps in slices of a second, and looks at the words and at the headers' names in between, because a writer may die
+between flip and wake, a header may be removed from outside, and a hostile reader may meddle with the sleepers of a
+word that it can read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from shmcow.store import check_timeout
 
 T = TypeVar("T")
 
-SLICE: Final = 1.0  # seconds; how long a lost wake-up can go unnoticed
+LONG: Final = 3600.0  # seconds; nothing depends on it
+EXIT_SLICE: Final = 0.5  # seconds; how long a waiting thread can hold up the exit of the interpreter
 
 
 class Sleep(NamedTuple):
@@ -31,7 +33,7 @@ class Sleep(NamedTuple):
     """
 
     watched: tuple[tuple[_core.Store, int], ...] = ()
-    seconds: float = SLICE
+    seconds: float = LONG
 
 
 Look = Callable[[], "T | Sleep"]
@@ -79,19 +81,21 @@ def until(look: Look[T], timeout: float | None, late: Callable[[], Exception]) -
             if left <= 0:
                 raise late()
             seconds = min(seconds, left)
-        check_running()
-        _core.wait(rings, found.watched, seconds)
+        _core.wait(rings, found.watched, min(seconds, _longest()))
 
 
-def check_running() -> None:
-    """Refuse to sleep in a thread that the exiting interpreter waits for.
+def _longest() -> float:
+    """Return how long this thread may sleep: not for long if the exiting interpreter would wait for it.
 
     Raises:
-        ClosedError: the main thread has ended.
+        ClosedError: it exits.
     """
-    main = threading.main_thread()
-    if not main.is_alive() and threading.current_thread() is not main:
+    thread, main = threading.current_thread(), threading.main_thread()
+    if thread is main or thread.daemon:
+        return LONG
+    if not main.is_alive():
         raise ClosedError("the interpreter is exiting: nobody waits for versions any more")
+    return EXIT_SLICE
 
 
 def check_wait(timeout: float | None) -> None:

@@ -40,6 +40,11 @@ def first(reader: Reader[Any], seconds: float) -> Exception | None:
         return reader._catch_up()
 
 
+def _sleep(store: _core.Store, word: int, error: Exception | None) -> Sleep:
+    # What was in the way may pass without another version: no descriptor left, say.
+    return Sleep(((store, word),)) if error is None else Sleep(((store, word),), 1.0)
+
+
 class Newer(Generic[T]):
     """Looks for a version after a given one, of the same store: the same epoch."""
 
@@ -99,7 +104,7 @@ class Newer(Generic[T]):
             if error is not None and reader._raises:
                 raise reader._reason(error)
             self._why = error
-        return Sleep(((store, word),))
+        return _sleep(store, word, self._why)
 
     def _gone(self, what: str) -> str:
         return f"store {self._reader.name} {what}; watch() goes on with a new store of that name"
@@ -159,7 +164,7 @@ class Watch(Generic[T]):
         if news and not (isinstance(error, ShmcowError) and again(error)):
             self._raised = error
             raise reader._reason(error)
-        return Sleep(((store, word),))
+        return _sleep(store, word, error)
 
     def __iter__(self) -> Iterator[Snapshot[T]]:
         return self

@@ -23,6 +23,12 @@ ROWS = [
     "publish 1 MB / floor",
     "first get() / read by hand",
     "first get() elsewhere / read by hand",
+    "flip to blocked reader / pipe ping",
+    "publish to wait() holding it / publish",
+    "publish to wait_async() / publish",
+    "publish, 8 idle readers / none",
+    "publish, 64 idle readers / none",
+    "publish, a stopped reader / none",
 ]
 BOUNDED = {
     "get() / empty C call, net": (1.3, 1.1),
@@ -30,6 +36,10 @@ BOUNDED = {
     "r.get() / r.empty(), gross": (1.3, 1.1),
     "publish 1 kB / floor": (5, 2.5),
     "publish 1 MB / floor": (1.2, 1.05),
+    "flip to blocked reader / pipe ping": (2.5, 1.5),
+    "publish, 8 idle readers / none": (1.5, 1.1),
+    "publish, 64 idle readers / none": (1.5, 1.1),
+    "publish, a stopped reader / none": (1.5, 1.1),
 }
 
 
