@@ -50,8 +50,20 @@ class _Follower:
                 os.register_at_fork(after_in_child=start_again)
         _active.add(self)
         self._before_start()
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+            self._thread.start()
+        except BaseException:
+            self._forks = -1
+            _active.discard(self)
+            raise
+
+    def try_start(self) -> None:
+        """Start the thread if one is to be had: for want of a thread no read fails."""
+        try:
+            self.start()
+        except RuntimeError as exc:
+            _log.warning("could not start a thread to follow a store, going on without: %s", exc)
 
     @property
     def running(self) -> bool:
@@ -75,10 +87,7 @@ class _Follower:
 def start_again() -> None:
     """Start the threads that a forked child lacks."""
     for follower in list(_active):
-        try:
-            follower.start()
-        except RuntimeError as exc:  # no thread to be had: the process goes on without
-            _log.warning("could not start %s after a fork: %s", follower.name, exc)
+        follower.try_start()
 
 
 class Subscription(_Follower, Generic[T]):

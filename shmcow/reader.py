@@ -418,7 +418,7 @@ class Reader(_core.Slot, Generic[T]):
         if self._refresher.running:
             return cached
         if cached is not None:
-            self._refresher.start()
+            self._refresher.try_start()
         return None
 
     def _catch_up_or_wait(self) -> Exception | None:
@@ -482,6 +482,9 @@ class Reader(_core.Slot, Generic[T]):
                 "may have made a store of that name"
             )
         self._store = store
+        if self._closed:  # by another thread, meanwhile
+            self._store = None
+            self._check_open()
         return store
 
     def _advance(self) -> None:

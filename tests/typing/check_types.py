@@ -10,7 +10,7 @@ from typing import Any, assert_type
 
 import msgspec
 
-from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, Writer, describe, list_stores
+from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, Writer, describe, list_stores, wait_readers
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -70,6 +70,30 @@ def read_transformed() -> None:
     assert_type(Reader("x", type=Config, transform=route).get(), Router)
     assert_type(Reader("x", transform=len).get(), int)
     assert_type(Reader("x", type=Config, transform=route).snapshot().value, Router)
+
+
+async def wait() -> None:
+    r = Reader("x", type=Config, refresh="background", attach_timeout=1.0)
+    snap = r.wait(timeout=1.0)
+    assert_type(snap, Snapshot[Config])
+    assert_type(await r.wait_async(after=snap), Snapshot[Config])
+    for each in r.watch():
+        assert_type(each.value, Config)
+    async for each in r.watch_async():
+        assert_type(each.value, Config)
+    stop = r.subscribe(lambda old, new: print(old and old.value.timeout, new.value.timeout))
+    assert_type(stop.active, bool)
+    with stop:
+        stop()
+    wait_readers("x", at_least=snap.version, seen=True)
+    Writer("x").wait_unused(1, timeout=2)
+
+
+def wait_wrongly() -> None:
+    r = Reader("x", type=Config, refresh="soon")  # type: ignore[call-overload] # pyright: ignore[reportArgumentType, reportCallIssue]
+    Reader("x", type=Config).wait(after="5")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    Reader("x", type=Config).subscribe(lambda: None)  # type: ignore[arg-type, misc] # pyright: ignore[reportArgumentType]
+    print(r)
 
 
 def write() -> None:

@@ -10,7 +10,9 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 import shmcow
@@ -31,11 +33,25 @@ def blocks(language: str) -> list[str]:
 
 def test_readme_example_prints_what_the_readme_shows() -> None:
     """The README's Python runs as a program and prints the block below it."""
-    (example,) = blocks("python")
-    expected = blocks("text")[0]
+    example, expected = blocks("python")[0], blocks("text")[0]
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.stderr == ""
     assert done.stdout == expected
+
+
+def test_readme_gunicorn_app_answers(name: str) -> None:
+    """The README's WSGI application answers a request out of the current version."""
+
+    class Config(msgspec.Struct, frozen=True):
+        timeout: float = 2.5
+
+    (app,) = blocks("python")[1:]
+    space: dict[str, Any] = {"Reader": shmcow.Reader, "Config": Config}
+    exec(app.replace("app-config", name), space)
+    began = []
+    with shmcow.Writer(name, type=Config, initial=Config()):
+        assert space["app"]({}, lambda status, headers: began.append((status, headers))) == [b"2.5\n"]
+    assert began == [("200 OK", [("Content-Type", "text/plain")])]
 
 
 def test_readme_names_the_two_commands_on_its_first_screen() -> None:
