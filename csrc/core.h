@@ -80,6 +80,7 @@ typedef struct {
 } core_filling;
 
 int core_fill_begin(core_filling *filling, int fd);
+int core_fill_give(core_filling *filling, const store_object *store, core_state *state);
 int core_fill(core_filling *filling, const store_object *store, const shmcow_segment *segment);
 void core_fill_end(core_filling *filling);
 

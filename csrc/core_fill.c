@@ -1,4 +1,4 @@
-/* shmcow: fill a segment: payload, padding and footer, then its owner, its permissions, and close. See core.h.
+/* shmcow: fill a segment: its owner, then payload, padding and footer, its permissions, and close. See core.h.
  *
  * The file itself is made by Python (shmcow/segments.py, posix_ipc). Its descriptor is in the list that a forked child
  * closes (shmcow_os.h): a copy in a child would keep the segment's memory for the child's whole life.
@@ -28,6 +28,23 @@ int core_fill_begin(core_filling *filling, int fd)
     filling->node->ino = st.st_ino;
     atomic_store_explicit(&filling->node->fd, fd, memory_order_seq_cst);
     return 0;
+}
+
+/* Give the file to the store's owner, before a byte is in it: the owner can remove it then, should root be killed. */
+int core_fill_give(core_filling *filling, const store_object *store, core_state *state)
+{
+    uid_t uid = geteuid() == store->uid ? (uid_t)-1 : store->uid;
+    gid_t gid = getegid() == store->gid ? (gid_t)-1 : store->gid;
+    if ((uid == (uid_t)-1 && gid == (gid_t)-1) || fchown(atomic_load(&filling->node->fd), uid, gid) == 0)
+        return 0;
+    if (errno != EINVAL)
+        return -errno;
+    PyObject *class = PyObject_GetAttrString(state->errors, "NotOwnerError");
+    if (class != NULL)
+        PyErr_Format(class, "nothing can be published in %s: its objects belong to a user or group that this process's user "
+                     "namespace has no number for: publish from outside of it, or map that group", store->path);
+    Py_XDECREF(class);
+    return -ECANCELED;
 }
 
 void core_fill_end(core_filling *filling)
@@ -84,11 +101,7 @@ static int write_out(core_filling *filling, const Py_buffer *views, Py_ssize_t n
 static int seal(core_filling *filling, const store_object *store)
 {
     int fd = atomic_load(&filling->node->fd);
-    uid_t uid = geteuid() == store->uid ? (uid_t)-1 : store->uid;
-    gid_t gid = getegid() == store->gid ? (gid_t)-1 : store->gid;
     SHMCOW_STEP("fill.written");
-    if ((uid != (uid_t)-1 || gid != (gid_t)-1) && fchown(fd, uid, gid) < 0)
-        return -errno;
     if (fchmod(fd, store->identity.mode & 0444) < 0)
         return -errno;
     SHMCOW_STEP("fill.sealed");

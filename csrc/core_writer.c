@@ -106,7 +106,8 @@ static int make_file(writer_object *self, core_filling *filling, uint64_t segmen
     Py_DECREF(made);
     if (fd < 0 || fd > INT_MAX)
         return PyErr_Occurred() ? -ECANCELED : -EBADF;
-    return core_fill_begin(filling, (int)fd);
+    int r = core_fill_begin(filling, (int)fd);
+    return r < 0 ? r : core_fill_give(filling, self->store, core_state_of((PyObject *)self));
 }
 
 static int op_fill(void *ctx, uint32_t part, uint64_t segment)

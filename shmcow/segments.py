@@ -119,17 +119,22 @@ def create_empty(store: str, epoch: bytes, what: str, mode: int, uid: int, gid: 
 
 
 def is_ours(filename: str, uid: int) -> bool:
-    """Tell whether a name in /dev/shm is a regular file of this user: anybody may make any name there."""
+    """Tell whether a name in /dev/shm is a regular file of the store's user: anybody may make any name there.
+
+    Or of this process's: root makes a segment before it gives it to the store's user, and may be killed in between.
+    """
     try:
         st = os.lstat(f"{DIRECTORY}/{filename}")
     except FileNotFoundError:
         return False
-    return stat.S_ISREG(st.st_mode) and st.st_uid == uid
+    return stat.S_ISREG(st.st_mode) and st.st_uid in (uid, os.geteuid())
 
 
 def _as_ours(exc: OSError, doing: str) -> ShmcowError | OSError:
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutOfSharedMemoryError(f"{doing}: no room in {DIRECTORY}: free some, or enlarge it")
+    if exc.errno == errno.EINVAL:
+        return NotOwnerError(f"{doing}: this process's user namespace has no number for that user or group")
     if exc.errno in (errno.EACCES, errno.EPERM):
         return NotOwnerError(f"{doing}: {exc.strerror}: only the owner of a store may write it")
     return exc

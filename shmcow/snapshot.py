@@ -41,7 +41,7 @@ class Snapshot(Generic[T]):
         store: the store's name.
         epoch: of the store, 32 hexadecimal digits; versions of different epochs do not compare.
         published_at: when, in UTC.
-        publisher: (pid, uid) of the writer.
+        publisher: (pid, uid) of the writer, as its own pid and user namespaces number them.
         author, message, source: what the writer said.
         codec: name of the codec.
         type_name: the type that the writer published, for people.

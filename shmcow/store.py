@@ -23,7 +23,7 @@ import time
 import weakref
 from typing import NamedTuple, Self
 
-from shmcow import _core, segments
+from shmcow import _core, fdinfo, segments
 from shmcow.errors import NotOwnerError, StoreDestroyedError, StoreNotFoundError, WriterBusyError
 
 _log = logging.getLogger("shmcow")
@@ -47,7 +47,7 @@ DEFAULT_RETAIN = 4
 class Settings(NamedTuple):
     """What a writer wants of a store; None: whatever it has (or the default, when it is created)."""
 
-    mode: int = 0o600
+    mode: int | None = None
     gid: int = -1
     retain: int | None = None
     max_total_bytes: int | None = None
@@ -88,14 +88,29 @@ def lock_of_process() -> contextlib.AbstractContextManager[object]:
     return lock if lock is not None else _locks.setdefault(forks, threading.RLock())
 
 
-def _create(name: str, settings: Settings) -> bool:
-    """Make a store unless there is one. False: somebody else was first (or destroyed it at once): look again."""
+class Permissions(NamedTuple):
+    """Whose a store is, and who may read it; -1: whoever creates it."""
+
+    mode: int = 0o600
+    uid: int = -1
+    gid: int = -1
+
+
+def _create(name: str, settings: Settings, former: Permissions) -> bool:
+    """Make a store unless there is one. False: somebody else was first (or destroyed it at once): look again.
+
+    Args:
+        former: those of the store that this one takes the place of; what ``settings`` says goes first.
+    """
     epoch = os.urandom(16)
-    readable = settings.mode & 0o444
+    mode = former.mode if settings.mode is None else settings.mode
+    uid = -1 if os.geteuid() == former.uid else former.uid
+    gid = former.gid if settings.gid == -1 else settings.gid
+    gid = -1 if os.getegid() == gid else gid
     made = []
     try:
-        for what, mode in (("lock", 0o600), ("holds", readable)):
-            if not segments.create_empty(name, epoch, what, mode, -1, settings.gid):
+        for what, bits in (("lock", 0o600), ("holds", mode & 0o444)):
+            if not segments.create_empty(name, epoch, what, bits, uid, gid):
                 return False  # somebody knew our random epoch: take another one
             made.append(what)
         retain = DEFAULT_RETAIN if settings.retain is None else settings.retain
@@ -105,9 +120,9 @@ def _create(name: str, settings: Settings) -> bool:
             epoch,
             name,
             time.time_ns(),
-            settings.mode,
-            -1,
-            settings.gid,
+            mode,
+            uid,
+            gid,
             retain,
             settings.max_total_bytes or 0,
         ):
@@ -145,7 +160,9 @@ class Keeper:
         self.name = name
         self.lock_timeout = lock_timeout
         self.created = False
+        self.finished = False  # whether it came upon a half-destroyed store, and destroyed the rest
         self._settings = settings
+        self._former = Permissions()  # of a store that was removed from outside; a destroyed one has no heir
         self._store: _core.Store | None = None
         self._core: _core.WriterCore | None = None
         self._mutexes: dict[int, threading.RLock] = {}
@@ -160,15 +177,18 @@ class Keeper:
         """
         while True:
             if self._store is None or not self._store.named():
+                if self._store is not None and self._store.word == _core.DESTROYED:
+                    self._former = Permissions()
                 self._forget()
                 try:
                     store = attach(self.name)
                 except StoreNotFoundError:
                     if not create:
                         raise
-                    self.created = _create(self.name, self._settings) or self.created
+                    self.created = _create(self.name, self._settings, self._former) or self.created
                     continue
                 self._check_owner(store)
+                self._former = Permissions(store.mode, store.uid, store.gid)
                 self._store, self._core = store, None
             if self._core is None:
                 try:
@@ -176,7 +196,10 @@ class Keeper:
                 except StoreDestroyedError:  # removed or replaced since we attached
                     continue
             if self._store.word == _core.DESTROYED or not os.path.lexists(self._store.prefix + "lock"):
+                if self._store.word == _core.DESTROYED:
+                    self._former = Permissions()
                 finish(self._store, self._core, self.lock_timeout)
+                self.finished = True
                 self._forget()
                 continue
             return self._store, self._core
@@ -368,16 +391,19 @@ def retry_lock(core: _core.WriterCore, store: _core.Store, deadline: float, time
 
 
 def _likely_holder(store: _core.Store) -> str:
-    pid = store.lock_pid
-    if pid == os.getpid():
-        return "this very process holds it, through another Writer"
-    try:
-        import psutil  # only where people are told who it is
-
-        process = psutil.Process(pid)
-        return f"it was last taken by pid {pid} ({process.name()}, {process.status()})"
-    except Exception:
-        return f"it was last taken by pid {pid}, which this process cannot see"
+    with contextlib.suppress(OSError, ValueError):
+        me = int(os.readlink("/proc/self"))  # os.getpid() may be of another pid namespace than /proc
+        # What the store says is the holder's own idea of its pid: it is a place to look first, not an answer.
+        likely = dict.fromkeys([store.lock_pid, me, *fdinfo.pids()])
+        for lock in fdinfo.locks_on(store.prefix + "lock", likely):
+            if lock.write:
+                if lock.pid == me:
+                    return "this very process holds it, through another Writer"
+                return f"{fdinfo.describe_process(lock.pid)} holds it"
+    return (
+        f"it was last taken by a process that calls itself pid {store.lock_pid}; this one cannot see which has it now "
+        "(it let go just now, is another user's, or is in another pid namespace)"
+    )
 
 
 def finish(store: _core.Store, core: _core.WriterCore, timeout: float) -> None:

@@ -77,7 +77,8 @@ class Writer(Generic[T]):
         max_total_bytes: limit of all segments together; retained versions are given up first. 0: no limit; None:
             leave it as it is.
         mode: permission bits of a new store: 0o600 (the default), with read permission for the group or for others
-            as wanted. A store keeps those of its first writer; another ``mode`` or ``group`` is then warned about.
+            as wanted. A store keeps those of its first writer, and its owner, also when it was removed from outside and
+            is created again; another ``mode`` or ``group`` is warned about.
         group: group of a new store, a gid or a name.
         validators: callables ``(old, new)`` that raise to refuse a value; see ``shmcow.validators``.
         lock_timeout: how long to wait for another writer, in seconds.
@@ -187,7 +188,7 @@ class Writer(Generic[T]):
         self._fits = 0  # the last version that is known to fit this writer's schema
         self._closed = False
         settings = Settings(
-            check_mode(0o600 if mode is None else mode),
+            None if mode is None else check_mode(mode),
             check_group(group),
             check_count("retain", retain),
             check_count("max_total_bytes", max_total_bytes),
@@ -699,6 +700,11 @@ def destroy(name: str, *, lock_timeout: float = 5.0) -> None:
     """
     check_timeout("lock_timeout", lock_timeout)
     keeper = Keeper(check_name(name), Settings(), lock_timeout)
-    keeper.attach(create=False)
+    try:
+        keeper.attach(create=False)
+    except StoreNotFoundError:
+        if keeper.finished:
+            return
+        raise
     with contextlib.suppress(StoreNotFoundError, StoreDestroyedError), keeper.turn(recreate=False, ending=True) as turn:
         end(turn.store, turn.core)

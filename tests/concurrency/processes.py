@@ -122,7 +122,11 @@ class Child:
         theirs.close()
 
     def send(self, message: Any) -> None:
-        self._ours.send(message)
+        try:
+            self._ours.send(message)
+        except BrokenPipeError:
+            self.recv()  # says why the child has ended
+            raise
 
     def recv(self) -> Any:
         """Return the child's next message."""
@@ -257,7 +261,7 @@ def shm_descriptors(pid: int | str = "self") -> list[str]:
 
 
 def locks_of(pid: int | str) -> list[tuple[str, int]]:
-    """Return the locks of a process's descriptors on shared memory, from its fdinfo: (file, first byte), sorted."""
+    """Return the locks of a process's descriptors on shared memory, from its fdinfo: (file, byte), sorted."""
     found = []
     for number in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -269,7 +273,9 @@ def locks_of(pid: int | str) -> list[tuple[str, int]]:
             continue
         for line in info.splitlines():
             if line.startswith("lock:"):
-                found.append((Path(target.removesuffix(" (deleted)")).name, int(line.split()[-2])))
+                first, last = (int(word) for word in line.split()[-2:])  # neighbours are joined into one
+                assert last - first < 1000, line
+                found += [(Path(target.removesuffix(" (deleted)")).name, byte) for byte in range(first, last + 1)]
     return sorted(found)
 
 

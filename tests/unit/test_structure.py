@@ -28,6 +28,7 @@ ROOMS = {
     "_core": 1,
     "schema": 1,
     "validators": 1,
+    "fdinfo": 2,
     "segments": 2,
     "frozen": 2,
     "draft": 3,
