@@ -18,10 +18,12 @@ int core_fill_begin(core_filling *filling, int fd)
     struct stat st;
     filling->done = 0;
     filling->node = shmcow_fd_take();
-    if (filling->node == NULL || fstat(fd, &st) < 0) {
+    fd = shmcow_above_standard(fd);
+    if (filling->node == NULL || fd < 0 || fstat(fd, &st) < 0) {
         int error = filling->node == NULL ? ENOMEM : errno;
         core_fill_end(filling);
-        close(fd);
+        if (fd >= 0)
+            close(fd);
         return -error;
     }
     filling->node->dev = st.st_dev;

@@ -14,6 +14,7 @@ typedef struct {
     shmcow_fd *lock;
     shmcow_fd *test; /* markers are tested on a description of its own: GETLK never reports one's own locks */
     uint32_t locked_forks;
+    uint32_t map_forks;
     bool locked;
     /* during one publish: */
     shmcow_entry *entry;
@@ -110,11 +111,29 @@ static int make_file(writer_object *self, core_filling *filling, uint64_t segmen
     return r < 0 ? r : core_fill_give(filling, self->store, core_state_of((PyObject *)self));
 }
 
+static int op_unlink(void *ctx, uint64_t segment);
+
+/* A fork in C, in a thread that lacks the interpreter lock, may have copied the descriptor before the list knew of it:
+   such a child would keep the segment's memory for its whole life. Of an empty file there is nothing to keep. */
+static int make_unshared(writer_object *self, core_filling *filling, uint64_t segment)
+{
+    for (int attempt = 0;; attempt++) {
+        uint64_t stamp = shmcow_fork_stamp();
+        int r = make_file(self, filling, segment);
+        if (r < 0 || shmcow_no_fork_since(stamp) || attempt == 100)
+            return r;
+        core_fill_end(filling);
+        r = op_unlink(self, segment);
+        if (r < 0)
+            return r;
+    }
+}
+
 static int op_fill(void *ctx, uint32_t part, uint64_t segment)
 {
     writer_object *self = ctx;
     core_filling *filling = &self->fillings[part];
-    int r = filling->node == NULL ? make_file(self, filling, segment) : 0;
+    int r = filling->node == NULL ? make_unshared(self, filling, segment) : 0;
     if (r == 0)
         r = still_ours(self);
     if (r == 0)
@@ -153,12 +172,35 @@ static const shmcow_writer_ops writer_ops = {op_marked, op_fill, op_unlink, op_w
 
 /* ---- create and destroy the object ---- */
 
+/* Have the header mapped for writing, in this very process: a forked child has lost its parent's map (hide_map). */
+static int ready_map(writer_object *self)
+{
+    struct stat st;
+    void *at = NULL;
+    if (self->h != NULL && self->map_forks == shmcow_forks())
+        return 0;
+    int fd = shmcow_open_regular(self->store->path, O_RDWR, &st);
+    if (fd < 0)
+        return fd == -ENOENT ? SHMCOW_ENDED : fd;
+    int r = st.st_dev != self->store->dev || st.st_ino != self->store->ino ? SHMCOW_ENDED
+            : st.st_size != (off_t)sizeof(shmcow_header)                   ? SHMCOW_CORRUPT
+                                                         : shmcow_map(fd, sizeof(shmcow_header), true, &at);
+    close(fd);
+    if (r < 0)
+        return r;
+    if (self->h != NULL)
+        munmap(self->h, sizeof(shmcow_header));
+    self->h = at;
+    self->map_forks = shmcow_forks();
+    self->lock->map_bytes = sizeof(shmcow_header);
+    atomic_store(&self->lock->map, at);
+    return 0;
+}
+
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     core_state *state = PyType_GetModuleState(type);
     PyObject *store, *segments;
-    struct stat st;
-    void *at = NULL;
     (void)kwargs;
     if (!PyArg_ParseTuple(args, "O!O", state->store_type, &store, &segments))
         return NULL;
@@ -169,22 +211,12 @@ static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->segments = Py_NewRef(segments);
     self->lock = shmcow_fd_take();
     self->test = shmcow_fd_take();
-    int r = self->lock != NULL && self->test != NULL ? 0 : -ENOMEM;
-    int fd = r < 0 ? r : shmcow_open_regular(self->store->path, O_RDWR, &st);
-    if (fd >= 0) {
-        r = st.st_dev != self->store->dev || st.st_ino != self->store->ino ? SHMCOW_ENDED
-            : st.st_size != (off_t)sizeof(shmcow_header)                   ? SHMCOW_CORRUPT
-                                                         : shmcow_map(fd, sizeof(shmcow_header), true, &at);
-        close(fd);
-    } else {
-        r = fd;
-    }
+    int r = self->lock != NULL && self->test != NULL ? ready_map(self) : -ENOMEM;
     if (r < 0) {
-        core_fail(state, r == -ENOENT ? SHMCOW_ENDED : r, "opening for writing", self->store->path, 0);
+        core_fail(state, r, "opening for writing", self->store->path, 0);
         Py_DECREF((PyObject *)self);
         return NULL;
     }
-    self->h = at;
     return (PyObject *)self;
 }
 
@@ -193,7 +225,7 @@ static void writer_dealloc(writer_object *self)
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     shmcow_fd_release(self->lock); /* the last close of the description drops the lock */
     shmcow_fd_release(self->test);
-    if (self->h != NULL)
+    if (self->h != NULL) /* after the release: no child hides what is unmapped */
         munmap(self->h, sizeof(shmcow_header));
     Py_XDECREF((PyObject *)self->store);
     Py_XDECREF(self->segments);
@@ -234,8 +266,8 @@ PyDoc_STRVAR(try_lock_doc, "try_lock() -> bool\n\nTry to take the writer lock, o
 static PyObject *writer_try_lock(writer_object *self, PyObject *ignored)
 {
     (void)ignored;
-    int r;
-    for (;;) {
+    int r = ready_map(self);
+    while (r >= 0) {
         r = ready_fd(self, self->lock, "lock", O_RDWR);
         if (r < 0)
             break;
@@ -297,7 +329,7 @@ PyDoc_STRVAR(enter_doc, "enter() -> bool\n\n"
 static PyObject *writer_enter(writer_object *self, PyObject *ignored)
 {
     (void)ignored;
-    if (!shmcow_fd_valid(self->lock) || shmcow_lock_byte(atomic_load(&self->lock->fd), F_WRLCK, 0) < 0)
+    if (ready_map(self) < 0 || !shmcow_fd_valid(self->lock) || shmcow_lock_byte(atomic_load(&self->lock->fd), F_WRLCK, 0) < 0)
         Py_RETURN_FALSE;
     SHMCOW_STEP("lock.taken");
     now_locked(self);
@@ -379,7 +411,8 @@ PyDoc_STRVAR(give_notice_doc, "give_notice() -> None\n\nSay DESTROYED without th
 static PyObject *writer_give_notice(writer_object *self, PyObject *ignored)
 {
     (void)ignored;
-    shmcow_end(self->h, &writer_ops, self);
+    if (ready_map(self) == 0) /* else it has no name any more, and nobody comes to it */
+        shmcow_end(self->h, &writer_ops, self);
     Py_RETURN_NONE;
 }
 
@@ -498,7 +531,7 @@ static PyObject *writer_count(writer_object *self, PyObject *args)
     unsigned long long n;
     if (!PyArg_ParseTuple(args, "IK", &which, &n))
         return NULL;
-    if (which < SHMCOW_COUNTERS)
+    if (which < SHMCOW_COUNTERS && ready_map(self) == 0)
         atomic_fetch_add_explicit(&self->h->counters[which], n, memory_order_relaxed);
     Py_RETURN_NONE;
 }

@@ -15,7 +15,7 @@ shmcow_process shmcow_this_process;
 
 static void before_fork(void)
 {
-    /* SYNC fork: seq_cst; pairs with the loads in shmcow_fd_open */
+    /* SYNC fork: seq_cst; pairs with the loads in shmcow_fork_stamp and shmcow_no_fork_since */
     atomic_fetch_add_explicit(&shmcow_this_process.started, 1, memory_order_seq_cst);
 }
 
@@ -24,7 +24,9 @@ static void in_parent(void)
     atomic_fetch_add_explicit(&shmcow_this_process.finished, 1, memory_order_seq_cst);
 }
 
-/* close() only if the number still means our file: a daemonizer may have closed it, and another file have got it. */
+/* close() only if the number still means our file: a daemonizer may have closed it, and another file have got it.
+   Unlock before you close where a lock must go: fork copies descriptors before memory, so a child may have a copy of a
+   descriptor that its memory says is closed already. */
 static void close_own(shmcow_fd *node)
 {
     struct stat st;
@@ -33,13 +35,24 @@ static void close_own(shmcow_fd *node)
         close(fd);
 }
 
+/* A child may give up its rights (a worker of a root master): it must not keep its parent's map of a header. Zeros take
+   the place, so that a child that was forked in the middle of a publish comes to its end. */
+static void hide_map(shmcow_fd *node)
+{
+    void *at = atomic_exchange_explicit(&node->map, NULL, memory_order_acq_rel);
+    if (at != NULL)
+        (void)mmap(at, node->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+}
+
 static void in_child(void)
 {
     shmcow_process *p = &shmcow_this_process;
     int saved = errno;
     /* SYNC fds: acquire; pairs with the release in shmcow_fd_take: a node in the list is whole */
-    for (shmcow_fd *node = atomic_load_explicit(&p->all, memory_order_acquire); node; node = node->next)
+    for (shmcow_fd *node = atomic_load_explicit(&p->all, memory_order_acquire); node; node = node->next) {
         close_own(node);
+        hide_map(node);
+    }
     atomic_store_explicit(&p->finished, atomic_load_explicit(&p->started, memory_order_relaxed), memory_order_relaxed);
     atomic_fetch_add_explicit(&p->forks, 1, memory_order_relaxed);
     errno = saved;
@@ -83,6 +96,7 @@ void shmcow_fd_release(shmcow_fd *node)
     if (node == NULL)
         return;
     close_own(node);
+    atomic_store(&node->map, NULL);
     atomic_store(&node->taken, 0);
 }
 
@@ -105,16 +119,31 @@ static void disown(const shmcow_fd *but, int fd)
     }
 }
 
-/* Open anew, and make sure that no fork in another thread got a copy of the description before the list knew of it:
-   SYNC fork: `started` and `finished` are read before and after, as in a seqlock; pairs with before_fork, in_parent. */
-int shmcow_fd_open(shmcow_fd *node, const char *path, int flags)
+/* SYNC fork: `started` and `finished` are read before and after, as in a seqlock; pairs with before_fork, in_parent.
+   What was opened in between, and is in the list by the time of the second look, has been copied by no fork that would
+   not find it there. (A fork in C may run beside us, in a thread that does not have the interpreter lock.) */
+uint64_t shmcow_fork_stamp(void)
 {
     shmcow_process *p = &shmcow_this_process;
+    uint32_t finished = atomic_load_explicit(&p->finished, memory_order_seq_cst);
+    uint32_t started = atomic_load_explicit(&p->started, memory_order_seq_cst);
+    return (uint64_t)started << 32 | finished;
+}
+
+bool shmcow_no_fork_since(uint64_t stamp)
+{
+    uint32_t started = (uint32_t)(stamp >> 32), finished = (uint32_t)stamp;
+    return started == finished &&
+           atomic_load_explicit(&shmcow_this_process.started, memory_order_seq_cst) == started;
+}
+
+/* Open anew, and make sure that no child got a copy of the description before the list knew of it. */
+int shmcow_fd_open(shmcow_fd *node, const char *path, int flags)
+{
     close_own(node);
     for (;;) {
         struct stat st;
-        uint32_t finished = atomic_load_explicit(&p->finished, memory_order_seq_cst);
-        uint32_t started = atomic_load_explicit(&p->started, memory_order_seq_cst);
+        uint64_t stamp = shmcow_fork_stamp();
         int fd = shmcow_open_regular(path, flags, &st);
         if (fd < 0)
             return fd;
@@ -122,7 +151,7 @@ int shmcow_fd_open(shmcow_fd *node, const char *path, int flags)
         node->dev = st.st_dev;
         node->ino = st.st_ino;
         atomic_store_explicit(&node->fd, fd, memory_order_seq_cst);
-        if (started == finished && atomic_load_explicit(&p->started, memory_order_seq_cst) == started)
+        if (shmcow_no_fork_since(stamp))
             return 0;
         close_own(node); /* a child may have inherited this description: never mark anything through it */
         sched_yield();

@@ -3,7 +3,8 @@
  * Purpose     File locks on open file descriptions, a file that appears whole or not at all, read-only maps, sleeping
  *             until a word changes, and descriptors that survive fork() and daemonizers.
  * Invariants  1. No Python here: callers may run this with or without the interpreter lock.
- *             2. A forked child never unlocks what its parent locked: it closes (see shmcow_fd).
+ *             2. A forked child never unlocks what its parent locked: it closes (see shmcow_fd). Nor can it write what
+ *                its parent may write, unless it may do so itself.
  *             3. `prepare` takes no mutex, so fork() can never dead-lock here; the list of descriptors is only grown.
  */
 #ifndef SHMCOW_OS_H
@@ -36,6 +37,8 @@ typedef struct shmcow_fd {
     _Atomic int fd;
     dev_t dev;
     ino_t ino;
+    _Atomic(void *) map; /* a writable map that no child may have, or NULL */
+    size_t map_bytes;
 } shmcow_fd;
 
 typedef struct {
@@ -48,6 +51,8 @@ typedef struct {
 extern shmcow_process shmcow_this_process;
 
 int shmcow_watch_forks(void);
+uint64_t shmcow_fork_stamp(void);
+bool shmcow_no_fork_since(uint64_t stamp);
 shmcow_fd *shmcow_fd_take(void);
 void shmcow_fd_release(shmcow_fd *node);
 int shmcow_fd_open(shmcow_fd *node, const char *path, int flags);
@@ -135,10 +140,23 @@ static inline int shmcow_create_whole(const char *directory, const char *path, c
     return r;
 }
 
+/* Give up the numbers 0 to 2 for a higher one: in a process that has closed its standard descriptors whoever prints
+   would write into our file, and whoever opens /dev/null there, as daemonizers do, would close it. -> fd, or -1 */
+static inline int shmcow_above_standard(int fd)
+{
+    if (fd < 0 || fd > STDERR_FILENO)
+        return fd;
+    int higher = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    int error = errno;
+    close(fd);
+    errno = error;
+    return higher;
+}
+
 /* Open a regular file, whatever else has that name: no symlink is followed and no FIFO waited for. -> fd */
 static inline int shmcow_open_regular(const char *path, int flags, struct stat *st)
 {
-    int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    int fd = shmcow_above_standard(open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY));
     if (fd < 0)
         return -errno;
     int r = fstat(fd, st) < 0 ? -errno : S_ISREG(st->st_mode) ? 0 : -EMEDIUMTYPE;

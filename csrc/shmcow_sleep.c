@@ -85,8 +85,9 @@ int shmcow_sleep_on(shmcow_sleep *words, uint32_t n, uint32_t rings_seen, double
             return changed(words, n + 1) ? 0 : 1;
         if (errno == EAGAIN || errno == EINTR)
             return 0;
-        if (errno != ENOSYS && errno != EPERM) /* EPERM: container sandboxes older than the call */
+        if (errno == ENOMEM)
             return -errno;
+        /* ENOSYS, or whatever a sandbox answers that does not know the call (EPERM, EACCES) */
         atomic_store_explicit(&no_waitv, 1, memory_order_relaxed);
     }
     return sleep_on_one(words, n + 1, &until);

@@ -71,7 +71,8 @@ class Reader(_core.Slot, Generic[T]):
         type: decode to this type, and check it. Without ``type`` and ``codec``: plain values.
         codec: the codec that the store was published with, where it is not a built-in one; excludes ``type``.
         default: returned by ``get()`` while there is no value yet.
-        transform: called once for each version and process with the decoded value; ``get()`` returns its result.
+        transform: called with the decoded value of each version, once for each process (again, if another thread asks
+            meanwhile); ``get()`` returns its result.
         on_bad: "keep": ``get()`` goes on with the last good value when the newest version cannot be decoded or the
             store was destroyed, and ``problem`` says so; "raise": it raises.
         refresh: "inline": the first ``get()`` after a publish decodes; "background": a daemon thread does, and
@@ -283,10 +284,12 @@ class Reader(_core.Slot, Generic[T]):
         Args, Returns, Raises: as ``wait``; cancelling the task ends the wait and leaves nothing behind.
 
         Concurrency: any number of tasks and event loops. One helper thread for the whole process sleeps for all of
-        them, only while one of them waits; it decodes, too, so the event loop goes on meanwhile.
+        them, only while one of them waits. It decodes, too, one version after the other, so that the event loop goes
+        on meanwhile; a ``get()`` there would decode at once: with large values use ``refresh="background"``.
         """
         check_wait(timeout)
         newer = Newer(self, after)
+        newer.start()  # here: versions that are published before the helper thread looks are newer than now
         from shmcow import aio  # asyncio is imported by those who use it
 
         return await aio.until(newer.look, timeout, newer.late)

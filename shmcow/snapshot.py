@@ -110,7 +110,8 @@ class Snapshot(Generic[T]):
             The snapshot itself.
 
         Raises:
-            VersionGoneError: it was reclaimed before anybody held it.
+            VersionGoneError: it was reclaimed before anybody held it: more than ``retain`` newer versions were
+                published since it was current. Take a new snapshot.
         """
         self._holds.append(self._holds[0] if self._holds else self._store.hold(self.version))
         return self

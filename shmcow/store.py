@@ -293,6 +293,7 @@ class Turn(_core.TurnGuard):
             if store.word != _core.DESTROYED and store.named():
                 break
             core.unlock()
+        store.refresh_claims()  # in a forked child, or after a closerange(): before this very writer reclaims
         if not core.ready_holds():
             segments.create_empty(store.name, store.epoch, "holds", store.mode & 0o444, *owner_of(store))
             core.ready_holds()

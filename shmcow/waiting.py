@@ -81,16 +81,16 @@ def until(look: Look[T], timeout: float | None, late: Callable[[], Exception]) -
             if left <= 0:
                 raise late()
             seconds = min(seconds, left)
-        _core.wait(rings, found.watched, min(seconds, _longest()))
+        _core.wait(rings, found.watched, min(seconds, longest(threading.current_thread())))
 
 
-def _longest() -> float:
-    """Return how long this thread may sleep: not for long if the exiting interpreter would wait for it.
+def longest(thread: threading.Thread) -> float:
+    """Return how long a thread may sleep: not for long if the exiting interpreter would wait for it.
 
     Raises:
         ClosedError: it exits.
     """
-    thread, main = threading.current_thread(), threading.main_thread()
+    main = threading.main_thread()
     if thread is main or thread.daemon:
         return LONG
     if not main.is_alive():

@@ -66,6 +66,28 @@ class Newer(Generic[T]):
                 raise ValueError(f"after= is a version, 0 or more, found {after}")
             self._version = after
 
+    def start(self) -> None:
+        """Settle what "now" is, for a look that another thread takes later; decodes nothing.
+
+        Raises:
+            ShmcowError: the store cannot be attached to; that there is none is for ``look`` to say.
+        """
+        self._reader._check_open()
+        self._reader._check_not_decoding()
+        try:
+            store = self._reader._attach()
+        except StoreNotFoundError:
+            return
+        word = store.word
+        if word != _core.DESTROYED:
+            self._settle(store, word)
+
+    def _settle(self, store: _core.Store, word: int) -> None:
+        if self._epoch is None:
+            self._epoch = store.epoch
+        if self._version is None:
+            self._version = word & _core.VERSION_MAX
+
     def look(self) -> Snapshot[T] | Sleep:
         """Return the newest snapshot if it is newer.
 
@@ -86,17 +108,14 @@ class Newer(Generic[T]):
             if time.monotonic() - self._started >= reader._attach_timeout:
                 raise
             return self._pause.sleep()
-        if self._epoch is None:
-            self._epoch = store.epoch
-        elif self._epoch != store.epoch:
+        if self._epoch not in (None, store.epoch):
             raise StoreDestroyedError(self._gone("was destroyed and created again: its versions start anew"))
         word = store.word
         if word == _core.DESTROYED:
             raise StoreDestroyedError(self._gone("was destroyed"))
-        current = word & _core.VERSION_MAX
-        if self._version is None:
-            self._version = current
-        if current > self._version:
+        self._settle(store, word)
+        assert self._version is not None
+        if word & _core.VERSION_MAX > self._version:
             error = reader._catch_up()
             cached = reader._cached()
             if cached is not None and cached[0] == store.serial and cached[1] > self._version:
@@ -136,6 +155,7 @@ class Watch(Generic[T]):
         self._started = time.monotonic()
         self._last: tuple[int, int] | None = None
         self._raised: Exception | None = None
+        self._raising: Exception | None = None
         self._pause = Pause(0.1)
 
     def look(self) -> tuple[int, int, Any, Snapshot[T]] | Sleep:
@@ -162,9 +182,13 @@ class Watch(Generic[T]):
             return self._pause.sleep()
         news = error is not None and error is not self._raised and reader._raises and not self._patient
         if news and not (isinstance(error, ShmcowError) and again(error)):
-            self._raised = error
+            self._raising = error
             raise reader._reason(error)
         return _sleep(store, word, error)
+
+    def _saw_error(self) -> None:
+        """Do not raise it again. Not before it was raised: a cancelled wait has seen nothing."""
+        self._raised, self._raising = self._raising or self._raised, None
 
     def __iter__(self) -> Iterator[Snapshot[T]]:
         return self
@@ -174,6 +198,9 @@ class Watch(Generic[T]):
             found = until(self.look, None, WaitTimeoutError)
         except ClosedError:
             raise StopIteration from None
+        except Exception:
+            self._saw_error()
+            raise
         self._last = found[:2]
         return found[3]
 
@@ -198,5 +225,8 @@ class AsyncWatch(Watch[T]):
             found = await aio.until(self.look, None, WaitTimeoutError)
         except ClosedError:
             raise StopAsyncIteration from None
+        except Exception:
+            self._saw_error()
+            raise
         self._last = found[:2]  # not before: a cancelled wait has seen nothing
         return found[3]

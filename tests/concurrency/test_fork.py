@@ -363,3 +363,27 @@ def test_killed_parent_frees_the_lock_though_its_child_lives(name: str, spawn: C
     finally:
         os.kill(child, signal.SIGKILL)
     writer.destroy()
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_cannot_write_what_its_parent_may_write(name: str, spawn: Callable[..., Child], fork: Any) -> None:
+    """A child has no writable map of a header that its parent writes; it maps it itself if its own rights allow that."""
+    writer = Writer(name, initial=value_of(1))
+
+    def maps() -> list[str]:
+        with open("/proc/self/maps") as lines:
+            return [line.split()[1] for line in lines if f"/dev/shm/shmcow.{name}" in line]
+
+    def body(link: Link) -> None:
+        link.send(maps())
+        link.send(writer.publish(value_of(2)))
+        link.send(maps())
+
+    child = spawn(body, fork=fork)
+    assert child.recv() == ["r--s"]
+    assert child.recv() == 2
+    assert sorted(child.recv()) == ["r--s", "rw-s"]
+    child.done()
+    assert sorted(maps()) == ["r--s", "rw-s"]
+    assert writer.publish(value_of(3)) == 3
+    writer.destroy()
