@@ -367,7 +367,7 @@ def test_killed_parent_frees_the_lock_though_its_child_lives(name: str, spawn: C
 
 @pytest.mark.parametrize("fork", FORKS)
 def test_child_cannot_write_what_its_parent_may_write(name: str, spawn: Callable[..., Child], fork: Any) -> None:
-    """A child has no writable map of a header that its parent writes; it maps it itself if its own rights allow that."""
+    """A child has no writable map of a header that its parent writes; it makes one if its own rights allow that."""
     writer = Writer(name, initial=value_of(1))
 
     def maps() -> list[str]:
