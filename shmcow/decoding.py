@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -110,3 +111,61 @@ def check_payload(view: memoryview, part: dict[str, Any], verify: bool, where: s
             f"the payload of {where} has the CRC {found:08x}, expected {part['crc']:08x}: it was overwritten from "
             "outside; publish again"
         )
+
+
+def strip(kept: BaseException, callers: BaseException | None) -> None:
+    """Drop the tracebacks of an error that is kept: their frames would keep the version held, and grow.
+
+    Args:
+        kept: the error; with it all that led to it.
+        callers: the exception that our caller was handling already: it is not ours.
+    """
+    todo: list[BaseException | None] = [kept]
+    done = {id(None), id(callers)}
+    while todo:
+        exc = todo.pop()
+        if exc is None or id(exc) in done:
+            continue
+        done.add(id(exc))
+        exc.__traceback__ = None
+        if exc.__context__ is callers:
+            exc.__context__ = None
+        todo += [exc.__cause__, exc.__context__]
+        if isinstance(exc, BaseExceptionGroup):
+            todo += exc.exceptions
+
+
+# ---- sent to another process ----
+
+
+def dump(what: str, how: object) -> bytes:
+    """Pickle how to decode.
+
+    Bytes in bytes: a receiver that lacks the type finds out when it uses what it has received. An error while a task is
+    being unpickled would take a pool's worker down, and its caller would wait for ever.
+
+    Raises:
+        PicklingError: a type, codec or ``transform`` cannot be found by its name.
+    """
+    try:
+        return pickle.dumps(how)
+    except Exception as exc:
+        raise pickle.PicklingError(
+            f"{what} cannot be sent: its type, codec and transform= go by name, so each must be importable in the "
+            f"other process ({exc})"
+        ) from exc
+
+
+def undump(how: bytes, what: str) -> Any:
+    """Undo ``dump``.
+
+    Raises:
+        DecodeError: this process lacks the type, the codec or the ``transform``.
+    """
+    try:
+        return pickle.loads(how)
+    except Exception as exc:
+        raise DecodeError(
+            f"{what} was sent to this process, which lacks the type or the codec to decode it: "
+            f"{type(exc).__name__}: {exc}"
+        ) from exc

@@ -17,10 +17,11 @@ from typing_extensions import TypeForm, TypeVar, Unpack
 from shmcow import _core
 from shmcow import store as stores
 from shmcow.codecs import Codec, Raw
-from shmcow.decoding import Decoding
+from shmcow.decoding import Decoding, dump, strip, undump
 from shmcow.errors import (
     ClosedError,
     CorruptSegmentError,
+    DecodeError,
     NotOwnerError,
     NotPublishedError,
     ShmcowError,
@@ -89,7 +90,8 @@ class Reader(_core.Slot, Generic[T]):
 
     Concurrency: any number of threads may share one Reader; they get the same object. A forked child goes on with
     it, and counts as a reader of its own from its next ``get()``; it has its own threads for ``refresh="background"``
-    and for ``subscribe``. Picklable, by name.
+    and for ``subscribe``. Picklable, by name; where its
+    type is missing, using it raises DecodeError.
 
     Example:
         >>> from shmcow import Reader, Writer
@@ -171,6 +173,7 @@ class Reader(_core.Slot, Generic[T]):
         self._decoding: set[tuple[int, int]] = set()
         self._loaded: weakref.WeakValueDictionary[tuple[int, int], Snapshot[T]] = weakref.WeakValueDictionary()
         self._closed = False
+        self._unusable: Exception | None = None  # why this one, sent here by another process, cannot decode
         self._forks = _core.forks()
 
     if TYPE_CHECKING:  # both are C methods of Slot; the paths below are theirs for everything but "nothing changed"
@@ -383,7 +386,7 @@ class Reader(_core.Slot, Generic[T]):
         }
         if self._default is not _MISSING:
             given["default"] = self._default
-        return _remake, (type(self), self._name, given)
+        return _remake, (type(self), self._name, dump("a Reader", given))
 
     # ---- the slow paths, called by the C slot ----
 
@@ -446,6 +449,8 @@ class Reader(_core.Slot, Generic[T]):
         return again
 
     def _check_open(self) -> None:
+        if self._unusable is not None:
+            raise copy.copy(self._unusable)
         if self._closed:
             raise ClosedError(f"the reader of store {self._name} was closed: make a new one")
 
@@ -468,7 +473,7 @@ class Reader(_core.Slot, Generic[T]):
             self._decoding.add(me)
             self._advance()
         except (ShmcowError, OSError) as exc:
-            _strip(exc, handled)
+            strip(exc, handled)
             self._note(exc)
             return exc
         finally:
@@ -569,28 +574,6 @@ class Reader(_core.Slot, Generic[T]):
                 _log.warning("going on with the last good value: %s", str(exc))
 
 
-def _strip(kept: BaseException, callers: BaseException | None) -> None:
-    """Drop the tracebacks of an error that is kept: their frames would keep the version held, and grow.
-
-    Args:
-        kept: the error; with it all that led to it.
-        callers: the exception that our caller was handling already: it is not ours.
-    """
-    todo: list[BaseException | None] = [kept]
-    done = {id(None), id(callers)}
-    while todo:
-        exc = todo.pop()
-        if exc is None or id(exc) in done:
-            continue
-        done.add(id(exc))
-        exc.__traceback__ = None
-        if exc.__context__ is callers:
-            exc.__context__ = None
-        todo += [exc.__cause__, exc.__context__]
-        if isinstance(exc, BaseExceptionGroup):
-            todo += exc.exceptions
-
-
 def _uid_of(owner: int | str | None) -> int | None:
     if owner is None or (isinstance(owner, int) and not isinstance(owner, bool) and owner >= 0):
         return owner
@@ -602,5 +585,11 @@ def _uid_of(owner: int | str | None) -> int | None:
         raise ValueError(f"there is no user {owner!r} on this machine") from None
 
 
-def _remake(kind: type[Reader[Any]], name: str, given: dict[str, Any]) -> Reader[Any]:
-    return kind(name, **given)
+def _remake(kind: type[Reader[Any]], name: str, given: bytes) -> Reader[Any]:
+    try:
+        return kind(name, **undump(given, f"the reader of store {name}"))
+    except DecodeError as exc:  # raised by whoever uses it: an error while unpickling would take a pool's worker down
+        strip(exc, None)
+        reader = kind(name)
+        reader._unusable = exc
+        return reader

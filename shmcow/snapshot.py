@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import datetime
-import pickle
+import sys
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, NoReturn
 
 from typing_extensions import TypeVar
 
 from shmcow import _core
-from shmcow.decoding import Decoding, decode
-from shmcow.errors import DecodeError, StoreDestroyedError, StoreNotFoundError, VersionGoneError
+from shmcow.decoding import Decoding, decode, dump, strip, undump
+from shmcow.errors import StoreDestroyedError, StoreNotFoundError, VersionGoneError
 from shmcow.frozen import thaw
+from shmcow.segments import header_path
 from shmcow.store import attach, lock_of_process
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class Snapshot(Generic[T]):
 
     Picklable: what is sent is the store, the epoch, the version and how to decode it. The sender holds the version from
     then on (until ``release()``, or its last reference to the snapshot goes), the receiver as long as it has the
-    snapshot. In the receiver a value is decoded once, however often it is received. If it cannot be had there, because
-    the sender let go first, say, using the snapshot raises why.
+    snapshot. In the receiver a value is decoded once, however often it is received (a view into the version may be
+    made anew: nothing is kept that would hold the version). If it cannot be had there, because the sender let go first,
+    say, using the snapshot raises why.
 
     Concurrency: any thread. Holds are counted: each ``with`` and each ``hold()`` lets go of its own. A forked child
     has a copy, and counts as a holder of its own from its next read on.
@@ -113,7 +115,7 @@ class Snapshot(Generic[T]):
             VersionGoneError: it was reclaimed before anybody held it: more than ``retain`` newer versions were
                 published since it was current. Take a new snapshot.
         """
-        self._holds.append(self._holds[0] if self._holds else self._store.hold(self.version))
+        self._holds.append(self._store.hold(self.version))  # in a forked child, what was inherited is marked here
         return self
 
     def release(self) -> None:
@@ -134,8 +136,7 @@ class Snapshot(Generic[T]):
         Raises:
             VersionGoneError: the version was reclaimed, and nobody in this process holds it.
         """
-        hold = self._holds[0] if self._holds else self._store.hold(self.version)
-        return hold.view()
+        return self._store.hold(self.version).view()
 
     def copy(self) -> T:
         """Return a plain, mutable, deep copy of the value."""
@@ -148,12 +149,15 @@ class Snapshot(Generic[T]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if not self._holds:
+        how = dump("a Snapshot", self._how._replace(made=None))
+        if self._holds:
+            self._store.refresh_claims()  # in a forked child: what was inherited is held by it from here on
+        else:
             self.hold()  # for the receiver: until release(), or the last reference here goes
-        how = self._how
-        # Bytes in bytes: a receiver that lacks the type finds out when it uses the snapshot. An error while a task is
-        # being unpickled would take a pool's worker down, and its caller would wait for ever.
-        return receive, (self.store, self.epoch, self.version, pickle.dumps(how._replace(made=None)))
+        sent = self.store, self.epoch, self.version, how
+        with lock_of_process():
+            _alive[_core.forks(), sent] = self  # should it arrive in this very process
+        return receive, sent
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.store} version {self.version}, {self.size_bytes} bytes of {self.codec}>"
@@ -190,9 +194,9 @@ class Unavailable(Snapshot[Any]):
         again.__cause__ = self._why.__cause__
         raise again
 
-    def __getattr__(self, name: str) -> Any:  # what a received snapshot would have
-        if name.startswith("_"):
-            raise AttributeError(name)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in Snapshot.__slots__:
+            raise AttributeError(f"a Snapshot has no attribute {name!r}")
         self._fail()
 
     def hold(self) -> NoReturn:
@@ -224,66 +228,92 @@ class _Received(NamedTuple):
 
 _KEPT: Final = 8
 _kept: dict[tuple[str, str, int, bytes], _Received] = {}
-_alive: weakref.WeakValueDictionary[tuple[str, str, int, bytes], Snapshot[Any]] = weakref.WeakValueDictionary()
+# By fork as well. What a child inherited is held in the name of everything else that it inherited with the same store:
+# a pool's worker, forked while its parent held a version, would hold that version as long as it lives.
+_alive: weakref.WeakValueDictionary[tuple[int, tuple[str, str, int, bytes]], Snapshot[Any]]
+_alive = weakref.WeakValueDictionary()
+_own: weakref.WeakValueDictionary[tuple[int, str], _core.Store] = weakref.WeakValueDictionary()
+_forks = _core.forks()
 
 
 def receive(store: str, epoch: str, version: int, how: bytes) -> Snapshot[Any]:
     """Make the snapshot that another process has sent; called by pickle.
 
     Returns:
-        The snapshot, held as long as it lives: the same object for as many as arrive meanwhile.
+        The snapshot, held as long as it lives. Those that arrive meanwhile have the same value, and holds of their own.
 
     Raises:
         Nothing: what is wrong is raised by using the snapshot.
     """
     sent = (store, epoch, version, how)
+    handled = sys.exc_info()[1]
     try:
-        snapshot = _alive.get(sent)
-        if snapshot is not None and snapshot.held:
-            return snapshot
         return _receive(sent)
     except Exception as exc:
-        exc.__traceback__ = None  # its frames would keep the version held
+        strip(exc, handled)
         return Unavailable(sent, exc)
 
 
 def _receive(sent: tuple[str, str, int, bytes]) -> Snapshot[Any]:
-    name, epoch, version, how = sent
-    known = _kept.get(sent)
-    hold = _hold_sent(name, epoch, version)
-    if known is not None and known.snapshot is not None:
-        snapshot = _twin(known.snapshot)
+    name, epoch, version, _ = sent
+    here = _core.forks(), sent
+    known = _alive.get(here)
+    if known is not None and known.held:
+        hold = known._store.hold(version)
     else:
-        decoded = load(hold, _decoding_of(how, name, version))
+        hold = _hold_sent(name, epoch, version)
         with lock_of_process():
-            _kept.pop(sent, None)
-            while len(_kept) >= _KEPT:
-                _kept.pop(next(iter(_kept)))
-            _kept[sent] = _Received(hold.store, None if decoded.held else decoded)
-        snapshot = _twin(decoded)
-    snapshot._holds.append(hold)
+            kept = _kept.pop(sent, None)
+            if kept is not None:
+                _kept[sent] = kept._replace(store=hold.store)  # used last
+        known = known or (kept and kept.snapshot)
+    snapshot = _twin(known if known is not None else _keep(sent, load(hold, _decoding_of(sent))), hold)
     with lock_of_process():
-        first = _alive.get(sent)
-        if first is not None and first.held:  # another thread was faster
-            return first
-        _alive[sent] = snapshot
-        return snapshot
+        _alive[here] = snapshot
+    return snapshot
 
 
-def _twin(snapshot: Snapshot[Any]) -> Snapshot[Any]:
-    """Return another snapshot of the same value, which holds nothing yet."""
+def _keep(sent: tuple[str, str, int, bytes], decoded: Snapshot[Any]) -> Snapshot[Any]:
+    """Keep what was decoded for the next arrival, and forget stores that have gone; returns what is kept."""
+    with lock_of_process():
+        first = _kept.pop(sent, None)
+        if first is not None and first.snapshot is not None:  # another thread was faster
+            decoded = first.snapshot
+        for key in [key for key, kept in _kept.items() if not kept.store.named()]:
+            del _kept[key]
+        while len(_kept) >= _KEPT:
+            _kept.pop(next(iter(_kept)))
+        _kept[sent] = _Received(decoded._store, None if decoded.held else decoded)
+    return decoded
+
+
+def _twin(snapshot: Snapshot[Any], hold: _core.Hold) -> Snapshot[Any]:
+    """Return another snapshot of the same value, with a hold of its own."""
     twin = Snapshot.__new__(Snapshot)
     for field in Snapshot.__slots__:
-        if field not in ("__weakref__", "_holds"):
+        if field not in ("__weakref__", "_holds", "_store"):
             setattr(twin, field, getattr(snapshot, field))
-    twin._holds = []
+    twin._store = hold.store
+    twin._holds = [hold]
     return twin
+
+
+def _attach_own(name: str) -> _core.Store:
+    """Attach as ``store.attach`` does, but in a forked child to a Store that is not its parent's."""
+    forks = _core.forks()
+    if forks == _forks:
+        return attach(name)
+    with lock_of_process():
+        store = _own.get((forks, name))
+        if store is None or not store.named():
+            store = _own[forks, name] = _core.Store(header_path(name))
+        return store
 
 
 def _hold_sent(name: str, epoch: str, version: int) -> _core.Hold:
     where = f"version {version} of store {name}"
     try:
-        store = attach(name)
+        store = _attach_own(name)
     except StoreNotFoundError:
         raise StoreDestroyedError(f"{where} was sent to this process, and the store is gone by now") from None
     if store.epoch.hex() != epoch:
@@ -296,16 +326,12 @@ def _hold_sent(name: str, epoch: str, version: int) -> _core.Hold:
     except VersionGoneError:
         raise VersionGoneError(
             f"{where} was sent to this process, and its sender let go before it arrived: keep the snapshot there "
-            "(`with snapshot:`) until the other process has done its work"
+            "(`with snapshot:`) until the other process has done its work (or so many versions were held that the "
+            "oldest had to go)"
         ) from None
 
 
-def _decoding_of(how: bytes, name: str, version: int) -> Decoding:
-    try:
-        decoding: Decoding = pickle.loads(how)
-    except Exception as exc:
-        raise DecodeError(
-            f"version {version} of store {name} was sent to this process, which lacks the type or the codec to decode "
-            f"it: {type(exc).__name__}: {exc}"
-        ) from exc
+def _decoding_of(sent: tuple[str, str, int, bytes]) -> Decoding:
+    name, _, version, how = sent
+    decoding: Decoding = undump(how, f"version {version} of store {name}")
     return decoding._replace(made={})

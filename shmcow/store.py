@@ -235,6 +235,7 @@ class Keeper:
     def close(self) -> None:
         """Let go of everything; the store stays."""
         self._forget()
+        self._swept = None
 
 
 class Turn(_core.TurnGuard):

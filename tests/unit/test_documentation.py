@@ -94,18 +94,6 @@ def test_readme_names_only_what_exists() -> None:
         assert hasattr(shmcow, error), error
 
 
-@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
-def test_examples_run_and_leave_nothing(example: str) -> None:
-    """Each example runs to its end as a program, prints something, and removes its store."""
-    child = subprocess.Popen(
-        [sys.executable, str(ROOT / "examples" / example)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    shown, complaints = child.communicate(timeout=60)
-    assert (child.returncode, complaints) == (0, "")
-    assert "version" in shown
-    assert not [store for store in shmcow.list_stores() if store.endswith(f"-{child.pid}")]
-
-
 @pytest.mark.parametrize("module", MODULES)
 def test_docstring_examples_run(module: str) -> None:
     """The examples in a module's docstrings print what they say."""

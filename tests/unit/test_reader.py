@@ -424,6 +424,26 @@ def test_reader_pickles_by_name_with_all_its_arguments(name: str) -> None:
         assert plain.get() == 8
 
 
+def test_reader_sent_to_a_process_that_lacks_its_type_says_so_when_it_is_used(name: str) -> None:
+    """Unpickling raises nothing, as that would take a pool's worker down; every use names what is missing."""
+    with Writer(name, type=Config, initial=Config(2.0)):
+        data = pickle.dumps(Reader(name, type=Config))
+        sent = pickle.loads(data.replace(b"Config", b"gifnoC"))
+        assert repr(sent) == f"<Reader {name}, nothing read yet>"
+        for use in (
+            sent.get,
+            sent.snapshot,
+            sent.refresh,
+            sent.watch,
+            lambda: sent.at(1),
+            lambda: sent.wait(timeout=0),
+        ):
+            with pytest.raises(shmcow.DecodeError, match="lacks the type .*gifnoC"):
+                use()
+    with pytest.raises(pickle.PicklingError, match="a Reader cannot be sent: .* importable"):
+        pickle.dumps(Reader(name, transform=lambda value: value))
+
+
 # ---- bad news ----
 
 
