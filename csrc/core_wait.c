@@ -40,15 +40,25 @@ static bool all_named(const watch_list *list)
     return true;
 }
 
-/* Slice by slice, without the interpreter: an idle waiter costs a few microseconds a second. */
-static int sleep_in_slices(watch_list *list, uint32_t rings, double seconds)
+/* Slice by slice, without the interpreter lock but for a moment in between: a signal that came just before a sleep, or was
+   taken by another thread, has woken nobody. An idle waiter costs a few microseconds a second. -> -1: an exception is set */
+static int sleep_in_slices(core_state *state, watch_list *list, uint32_t rings, double seconds)
 {
     for (;;) {
         double slice = seconds < SHMCOW_SLICE ? seconds : SHMCOW_SLICE;
-        int r = shmcow_sleep_on(list->words, list->n, rings, slice);
+        bool gone;
+        int r;
+        Py_BEGIN_ALLOW_THREADS
+        r = shmcow_sleep_on(list->words, list->n, rings, slice);
+        gone = r > 0 && !all_named(list);
+        Py_END_ALLOW_THREADS
+        if (r < 0)
+            core_fail(state, r, "waiting on", "the futex of a store", 0);
+        if (r < 0 || PyErr_CheckSignals() < 0)
+            return -1;
         seconds -= slice;
-        if (r <= 0 || seconds <= 0 || !all_named(list))
-            return r;
+        if (r == 0 || seconds <= 0 || gone)
+            return 0;
     }
 }
 
@@ -59,19 +69,13 @@ PyObject *core_wait(PyObject *module, PyObject *args)
     PyObject *watched;
     unsigned int rings;
     double seconds;
-    int r;
     if (!PyArg_ParseTuple(args, "IO!d", &rings, &PyTuple_Type, &watched, &seconds) || take_watched(watched, &list) < 0)
         return NULL;
     if (!(seconds >= 0 && seconds <= 1e9)) {
         PyErr_Format(PyExc_ValueError, "a sleep is 0 to 1e9 seconds");
         return NULL;
     }
-    Py_BEGIN_ALLOW_THREADS
-    r = sleep_in_slices(&list, rings, seconds);
-    Py_END_ALLOW_THREADS
-    if (r < 0)
-        return core_fail(state, r, "waiting on", "the futex of a store", 0);
-    if (PyErr_CheckSignals() < 0)
+    if (sleep_in_slices(state, &list, rings, seconds) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

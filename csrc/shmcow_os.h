@@ -202,7 +202,9 @@ typedef struct {
     uint32_t reserved;
 } shmcow_sleep;
 #define SHMCOW_SLEEPS 128u /* the kernel's limit */
-#define SHMCOW_SLICE 1.0   /* seconds: how long a lost wake-up can go unnoticed */
+#ifndef SHMCOW_SLICE
+#define SHMCOW_SLICE 1.0 /* seconds: how long a lost wake-up can go unnoticed; test builds wait longer */
+#endif
 static_assert(sizeof(shmcow_sleep) == 24, "the kernel's struct futex_waitv: 24 bytes");
 
 void shmcow_ring(void);

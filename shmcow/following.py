@@ -93,7 +93,8 @@ def start_again() -> None:
 class Subscription(_Follower, Generic[T]):
     """What ``Reader.subscribe`` returns: call it to unsubscribe, or use it with ``with``.
 
-    After it was called no further call of the callback begins, in this process; one that is running goes on to its end.
+    After it was called no further call of the callback begins, in this process; one that has begun, or is just
+    beginning, goes on to its end.
     """
 
     name = "shmcow-subscription"
@@ -103,16 +104,19 @@ class Subscription(_Follower, Generic[T]):
         self._reader = reader
         self._callback = callback
         self._old: Snapshot[T] | None = None
+        self._call: tuple[int, Snapshot[T] | None] | None = None  # that goes on: (thread, old)
         self._stopped = False
-        self._before_start()
 
     def _before_start(self) -> None:
-        self._lock = threading.Lock()  # a parent's may be held by a thread that the child lacks
+        call, self._call = self._call, None
+        if call is not None and call[0] != threading.get_ident():
+            # Forked while our parent's thread was calling back: in here that call never ends, so it is made again.
+            # (Not when the callback itself forked: its children would fork for ever.)
+            self._old = call[1]
 
     def __call__(self) -> None:
         """Unsubscribe; any number of times, also from inside the callback."""
-        with self._lock:
-            self._stopped = True
+        self._stopped = True
         _active.discard(self)
         _core.ring()
 
@@ -132,6 +136,13 @@ class Subscription(_Follower, Generic[T]):
 
     def follow(self) -> None:
         """Call back for each newest version."""
+        try:
+            self._follow()
+        finally:
+            self._stopped = True  # also after a callback that raised SystemExit
+            self._old = None  # a view holds its version
+
+    def _follow(self) -> None:
         watch = _StoppableWatch(self)
         complaint = ""
         while not self._stopped:
@@ -147,15 +158,18 @@ class Subscription(_Follower, Generic[T]):
                 _core.wait(_core.rings(), (), 1.0)
 
     def _tell(self, new: Snapshot[T]) -> None:
-        with self._lock:
-            if self._stopped:
-                return
-        old, self._old = self._old, new
+        if self._stopped:
+            return
+        old = self._old
+        self._call = threading.get_ident(), old  # in this order: at a fork in between the call counts as not made
+        self._old = new
         try:
             self._callback(old, new)
         except Exception:
             what = getattr(self._callback, "__qualname__", type(self._callback).__name__)
             _log.exception("the callback %s raised for version %d of store %s", what, new.version, new.store)
+        finally:
+            self._call = None
 
 
 class _StoppableWatch(Watch[T]):
@@ -204,6 +218,8 @@ class Refresher(_Follower):
             return None
         known = reader._store
         word = known.word if known is not None else 0
+        if reader._others_work():
+            return Sleep((), 1.0)
         try:
             error = reader._catch_up()
         except ClosedError:

@@ -48,16 +48,15 @@ def wait_readers(name: str, at_least: int, timeout: float | None = None, *, seen
     check_wait(timeout)
     store = attach(name)
     pause = Pause()
-    behind = 0
+    kinds = (False, True) if seen else (False,)  # of markers: who holds is behind in any case
 
     def look() -> Sleep | None:
-        nonlocal behind
         word = store.word
         if word == _core.DESTROYED or not store.named():
             raise StoreDestroyedError(f"store {name} was destroyed or replaced while its readers were waited for")
         if word & _core.VERSION_MAX < at_least:
             return Sleep(((store, word),))
-        behind = store.marked_below(at_least, seen)
+        behind = any(store.marked_below(at_least, kind) for kind in kinds)
         return pause.sleep() if behind else None
 
     def late() -> WaitTimeoutError:
@@ -65,10 +64,14 @@ def wait_readers(name: str, at_least: int, timeout: float | None = None, *, seen
             return WaitTimeoutError(
                 f"version {at_least} of store {name} was not published within {timeout} s: {store.version} is current"
             )
-        who = name_holders(store, 1, at_least - 1, seen)
-        verb = "seen last" if seen else "held"
+        who = " and ".join(
+            f"{'seen last' if kind else 'held'} {name_holders(store, 1, at_least - 1, kind)}"
+            for kind in kinds
+            if store.marked_below(at_least, kind)
+        )
         return WaitTimeoutError(
-            f"after {timeout} s there are still readers of store {name} before version {at_least}: {verb} {who}"
+            f"after {timeout} s there are still readers of store {name} before version {at_least}: "
+            f"{who or 'gone just now'}"
         )
 
     until(look, timeout, late)

@@ -170,7 +170,9 @@ class Reader(_core.Slot, Generic[T]):
         self._problem: Exception | None = None
         self._failures = 0
         self._bad: tuple[int, int, Exception] | None = None
-        self._decoding: set[tuple[int, int]] = set()
+        self._decoding: set[tuple[int, int]] = set()  # (forks, thread) of those inside _catch_up
+        self._working: set[tuple[int, int]] = set()  # and of those that decode
+        self._awaited = False  # whether another thread waits for one of them
         self._loaded: weakref.WeakValueDictionary[tuple[int, int], Snapshot[T]] = weakref.WeakValueDictionary()
         self._closed = False
         self._unusable: Exception | None = None  # why this one, sent here by another process, cannot decode
@@ -391,11 +393,7 @@ class Reader(_core.Slot, Generic[T]):
     # ---- the slow paths, called by the C slot ----
 
     def _slow_get(self) -> Any:
-        cached = self._followed()
-        error = self._problem
-        if cached is None:
-            error = self._catch_up_or_wait()
-            cached = self._cached()
+        cached, error = self._newest()
         if cached is not None and not (self._raises and error is not None):
             return cached[2]
         if self._default is not _MISSING and cached is None:
@@ -403,14 +401,21 @@ class Reader(_core.Slot, Generic[T]):
         raise self._reason(error)
 
     def _slow_snapshot(self) -> Any:
-        cached = self._followed()
-        error = self._problem
-        if cached is None:
-            error = self._catch_up_or_wait()
-            cached = self._cached()
+        cached, error = self._newest()
         if cached is not None and not (self._raises and error is not None):
             return cached[3]
         raise self._reason(error)
+
+    def _newest(self) -> tuple[tuple[int, int, Any, Any] | None, Exception | None]:
+        """Return what is cached after a look, and why it is not the newest."""
+        cached = self._followed()
+        if cached is not None:
+            return cached, self._problem
+        error = self._catch_up_or_wait()
+        cached = self._cached()
+        if cached is not None and self._refresher is not None:  # the next publish is the thread's
+            self._refresher.try_start()
+        return cached, error
 
     def _followed(self) -> tuple[int, int, Any, Any] | None:
         """Return what is cached if a thread sees to it that it is fresh; start that thread once there is something."""
@@ -421,11 +426,9 @@ class Reader(_core.Slot, Generic[T]):
             return None
         self._check_open()
         cached = self._cached()
-        if self._refresher.running:
-            return cached
         if cached is not None:
             self._refresher.try_start()
-        return None
+        return cached if self._refresher.running else None
 
     def _catch_up_or_wait(self) -> Exception | None:
         """Bring the cache up to date, waiting for the store's first version if ``attach_timeout`` says so."""
@@ -472,6 +475,9 @@ class Reader(_core.Slot, Generic[T]):
         try:
             self._decoding.add(me)
             self._advance()
+        except ClosedError:
+            self._forget()
+            raise
         except (ShmcowError, OSError) as exc:
             strip(exc, handled)
             self._note(exc)
@@ -519,6 +525,24 @@ class Reader(_core.Slot, Generic[T]):
         if self._bad is not None and self._bad[:2] == seen:
             self._settle(store, word)
             raise self._bad[2]
+        me = (_core.forks(), threading.get_ident())
+        try:
+            self._working.add(me)
+            self._decode(store, word)
+        finally:
+            self._working.discard(me)
+            after = self._cached()
+            if self._awaited and (after != cached or (self._bad is not None and self._bad[:2] == seen)):
+                self._awaited = False
+                _core.ring()
+
+    def _others_work(self) -> bool:
+        """Tell whether another thread is decoding: who waits need not do the same beside it. It rings at its end."""
+        self._awaited = True  # first: the other thread looks at this after it has stopped working
+        forks, me = _core.forks(), threading.get_ident()
+        return any(at == forks and who != me for at, who in list(self._working))
+
+    def _decode(self, store: _core.Store, word: int) -> None:
         try:
             hold = store.hold()
         except CorruptSegmentError as exc:  # a damaged entry, a missing segment: bad news about this version

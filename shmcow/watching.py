@@ -116,6 +116,8 @@ class Newer(Generic[T]):
         self._settle(store, word)
         assert self._version is not None
         if word & _core.VERSION_MAX > self._version:
+            if reader._others_work():
+                return Sleep((), 1.0)
             error = reader._catch_up()
             cached = reader._cached()
             if cached is not None and cached[0] == store.serial and cached[1] > self._version:
@@ -173,8 +175,13 @@ class Watch(Generic[T]):
             reader._catch_up()  # it says so in `problem`
             return self._pause.sleep()
         word = store.word
-        error = reader._catch_up()
+        error = None
         cached = reader._cached()
+        if cached is None or cached[:2] != (store.serial, word & _core.VERSION_MAX) or reader._problem is not None:
+            if reader._others_work():
+                return Sleep((), 1.0)
+            error = reader._catch_up()
+            cached = reader._cached()
         if cached is not None and cached[:2] != self._last:
             self._pause = Pause(0.1)
             return cached

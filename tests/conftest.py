@@ -36,7 +36,10 @@ def child_pids() -> set[int]:
     """Return the pids of this process's children, zombies included."""
     children = set()
     for task in Path("/proc/self/task").iterdir():
-        children.update(int(pid) for pid in (task / "children").read_text().split())
+        try:
+            children.update(int(pid) for pid in (task / "children").read_text().split())
+        except (FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            continue
     return children
 
 

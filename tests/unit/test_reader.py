@@ -438,9 +438,9 @@ def test_reader_sent_to_a_process_that_lacks_its_type_says_so_when_it_is_used(na
             lambda: sent.at(1),
             lambda: sent.wait(timeout=0),
         ):
-            with pytest.raises(shmcow.DecodeError, match="lacks the type .*gifnoC"):
+            with pytest.raises(shmcow.DecodeError, match=r"lacks the type .*gifnoC"):
                 use()
-    with pytest.raises(pickle.PicklingError, match="a Reader cannot be sent: .* importable"):
+    with pytest.raises(pickle.PicklingError, match=r"a Reader cannot be sent: .* importable"):
         pickle.dumps(Reader(name, transform=lambda value: value))
 
 
