@@ -44,15 +44,6 @@ def no_helper_is_left() -> None:
     processes.until(lambda: not helpers(), "the helper thread ends")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def short_collections() -> Iterator[None]:
-    """Keep the garbage collector, which these tests call often, to what they make themselves."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
 def leaves_no_thread_and_no_complaint(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fail a test after which a thread is left, or in which asyncio found something to complain of."""
