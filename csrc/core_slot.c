@@ -202,12 +202,13 @@ PyDoc_STRVAR(get_doc,
              "Returns:\n    The value, the same object for every thread until the version changes; or `default`.\n\n"
              "Raises:\n    StoreNotFoundError, NotPublishedError: there is no value yet, and no `default`.\n"
              "    ShmcowError: the newest version cannot be used, and there is no good one yet, or on_bad=\"raise\".\n\n"
-             "Concurrency: any thread; never waits. After a fork the child counts as a reader of its own.");
+             "Concurrency: any thread; waits for nobody, but for a first version with attach_timeout. After a fork the\n"
+             "child counts as a reader of its own.");
 PyDoc_STRVAR(snapshot_doc,
              "snapshot()\n\nReturn the current Snapshot: value, version and where it comes from, which belong together.\n\n"
              "Returns:\n    The Snapshot, the same object until the version changes.\n\n"
              "Raises:\n    As get(); `default` does not apply.\n\n"
-             "Concurrency: any thread; never waits. After a fork the child counts as a reader of its own.");
+             "Concurrency: as get().");
 
 static PyMethodDef slot_methods[] = {
     {"get", (PyCFunction)slot_get, METH_NOARGS, get_doc},

@@ -60,4 +60,4 @@ def check_version(what: str, version: int, least: int) -> None:
     if not isinstance(version, int) or isinstance(version, bool):
         raise TypeError(f"{what} is a version, an int, found {version!r}")
     if not least <= version <= _core.VERSION_MAX:
-        raise ValueError(f"{what} is a version, {least} or more, found {version}")
+        raise ValueError(f"{what} is a version, {least} to {_core.VERSION_MAX}, found {version}")

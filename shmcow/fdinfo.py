@@ -64,6 +64,11 @@ def describe_process(pid: int) -> str:
         import psutil  # only where people are told who it is
 
         process = psutil.Process(pid)
-        return f"pid {pid} ({' '.join(process.cmdline())[:60] or process.name()}, {process.status()})"
+        program, *arguments = process.cmdline() or [process.name()]
+        words = " ".join([os.path.basename(program), *arguments])
+        shown = "".join(letter if letter.isprintable() else " " for letter in words)
+        shown = shown if len(shown) <= 100 else shown[:100] + "…"
+        mine = ", this process" if pid == os.getpid() else ""
+        return f"pid {pid} ({shown}, {process.status()}{mine})"
     except Exception:
         return f"pid {pid}"

@@ -20,6 +20,9 @@ def wait_readers(name: str, at_least: int, timeout: float | None = None, *, seen
     its next ``get()`` returns the current version anyway. With ``seen=True`` an idle worker counts, too: every process
     that has read the store must have read this version, or a later one.
 
+    With ``seen=True`` a process moves on by reading: an idle worker does with ``refresh="background"``, ``subscribe``
+    or ``watch``. A server's master that has read once, and this very process with a Reader of its own, count as well.
+
     Args:
         name: of the store.
         at_least: the version.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import pwd
 import sys
@@ -71,7 +72,7 @@ class Reader(_core.Slot, Generic[T]):
         name: of the store: 1 to 64 of ``A-Z a-z 0-9 _ -``.
         type: decode to this type, and check it. Without ``type`` and ``codec``: plain values.
         codec: the codec that the store was published with, where it is not a built-in one; excludes ``type``.
-        default: returned by ``get()`` while there is no value yet.
+        default: returned by ``get()`` while there is no value yet; as it is, neither transformed nor frozen.
         transform: called with the decoded value of each version, once for each process (again, if another thread asks
             meanwhile); ``get()`` returns its result.
         on_bad: "keep": ``get()`` goes on with the last good value when the newest version cannot be decoded or the
@@ -79,7 +80,8 @@ class Reader(_core.Slot, Generic[T]):
         refresh: "inline": the first ``get()`` after a publish decodes; "background": a daemon thread does, and
             ``get()`` returns the value before until it has.
         attach_timeout: how long to wait, in seconds from the first call in a process, for a store that does not exist
-            yet or has no version yet. Then, and by default at once, it is an error (or ``default``).
+            yet or has no version yet; nothing else goes on meanwhile in this thread or event loop. Then, and by default
+            at once, it is an error (or ``default``).
         freeze: whether values are deeply frozen (FrozenDict, FrozenList; a mutable Struct type is refused).
         owner: accept only a store of this user (a uid or a name): /dev/shm is writable for everybody.
         verify: check the CRC of payloads above 1 MiB too, where the writer wrote one.
@@ -280,7 +282,7 @@ class Reader(_core.Slot, Generic[T]):
         once a second in case that a wake-up was lost. A child forked meanwhile waits for nothing.
         """
         check_wait(timeout)
-        newer = Newer(self, after)
+        newer = Newer(self, after, timeout)
         return until(newer.look, timeout, newer.late)
 
     async def wait_async(self, *, after: Snapshot[T] | int | None = None, timeout: float | None = None) -> Snapshot[T]:
@@ -293,7 +295,7 @@ class Reader(_core.Slot, Generic[T]):
         on meanwhile; a ``get()`` there would decode at once: with large values use ``refresh="background"``.
         """
         check_wait(timeout)
-        newer = Newer(self, after)
+        newer = Newer(self, after, timeout)
         newer.start()  # here: versions that are published before the helper thread looks are newer than now
         from shmcow import aio  # asyncio is imported by those who use it
 
@@ -345,8 +347,8 @@ class Reader(_core.Slot, Generic[T]):
         Concurrency: the thread is started here, and again in each forked child, which is told of what its parent was
         not told yet (after a fork in C without Python's hooks: at the child's next ``get()``).
         """
-        if not callable(callback):
-            raise TypeError(f"callback is a callable, found {callback!r}")
+        if not callable(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError(f"callback is a callable, found {callback!r}; in asyncio use watch_async()")
         self._check_open()
         subscription = Subscription(self, callback)
         subscription.start()

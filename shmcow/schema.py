@@ -288,3 +288,18 @@ def _is_bounded(info: Any, above: tuple[int, ...]) -> bool:
         return False
     inside = [*parts_of(info), *(field.type for field in getattr(info, "fields", ()))]
     return all(_is_bounded(part, (*above, id(info))) for part in inside)
+
+
+def field_names(tp: Any) -> frozenset[str] | None:
+    """Return the names under which a class's fields are encoded; None for what is no Struct, dataclass or attrs class.
+
+    Concurrency: pure.
+    """
+    if not isinstance(tp, type):
+        return None
+    info = inspect_type(tp)
+    if not isinstance(info, msgspec.inspect.StructType | msgspec.inspect.DataclassType) or getattr(
+        info, "array_like", False
+    ):
+        return None
+    return frozenset(field.encode_name for field in info.fields)

@@ -52,9 +52,9 @@ class Snapshot(Generic[T]):
 
     Picklable: what is sent is the store, the epoch, the version and how to decode it. The sender holds the version from
     then on (until ``release()``, or its last reference to the snapshot goes), the receiver as long as it has the
-    snapshot. In the receiver a value is decoded once, however often it is received (a view into the version may be
-    made anew: nothing is kept that would hold the version). If it cannot be had there, because the sender let go first,
-    say, using the snapshot raises why.
+    snapshot. A pool pickles later, in a thread of its own: hold the snapshot before (``with``). In the receiver a value
+    is decoded once, however often it is received (a view into the version may be made anew: nothing is kept that would
+    hold the version). If it cannot be had there, because the sender let go first, say, using the snapshot raises why.
 
     Concurrency: any thread. Holds are counted: each ``with`` and each ``hold()`` lets go of its own. A forked child
     has a copy, and counts as a holder of its own from its next read on.

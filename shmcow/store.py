@@ -146,7 +146,8 @@ def check_timeout(what: str, seconds: object) -> None:
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         raise TypeError(f"{what} is a number of seconds, found {seconds!r}")
     if not 0 <= seconds <= TIMEOUT_MAX:
-        raise ValueError(f"{what} is a number of seconds, 0 to {TIMEOUT_MAX:.0f}, found {seconds!r}")
+        hint = " (timeout=None waits for ever)" if what == "timeout" else ""
+        raise ValueError(f"{what} is a number of seconds, 0 to {TIMEOUT_MAX:.0f}, found {seconds!r}{hint}")
 
 
 class Keeper:
@@ -312,7 +313,7 @@ class Turn(_core.TurnGuard):
             return keeper.attach(create=self._recreate)
         if not known.named():
             raise StoreDestroyedError(
-                f"store {keeper.name} was removed or replaced from outside: publish() creates it again; "
+                f"store {keeper.name} was destroyed, or removed or replaced from outside: publish() creates it again; "
                 "update, rollback and expected= refuse to"
             )
         if known.word == _core.DESTROYED:

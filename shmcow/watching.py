@@ -48,8 +48,9 @@ def _sleep(store: _core.Store, word: int, error: Exception | None) -> Sleep:
 class Newer(Generic[T]):
     """Looks for a version after a given one, of the same store: the same epoch."""
 
-    def __init__(self, reader: Reader[T], after: Snapshot[T] | int | None) -> None:
+    def __init__(self, reader: Reader[T], after: Snapshot[T] | int | None, timeout: float | None) -> None:
         self._reader = reader
+        self._timeout = timeout
         self._epoch: bytes | None = None
         self._version: int | None = None
         self._started = time.monotonic()
@@ -134,8 +135,10 @@ class Newer(Generic[T]):
         """Make the error for a time-out."""
         name = self._reader.name
         if self._epoch is None:
-            return WaitTimeoutError(f"there is still no store {name}: has its writer been started?")
-        text = f"no version of store {name} newer than {self._version} was published in time"
+            return WaitTimeoutError(
+                f"there is no store {name}, even after {self._timeout} s: has its writer been started?"
+            )
+        text = f"no version of store {name} newer than {self._version} was published within {self._timeout} s"
         if self._why is not None:
             text = f"there is no usable version of store {name} newer than {self._version}: {self._why}"
         return WaitTimeoutError(text)

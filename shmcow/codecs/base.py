@@ -282,6 +282,7 @@ class MsgspecCodec(Codec[T]):
         except Exception as exc:
             raise schema.unsupported(self.type, exc) from exc
         self._aliases: bool | None = None
+        self._fields = schema.field_names(self.type)
 
     @property
     def fingerprint(self) -> bytes:
@@ -312,6 +313,7 @@ class MsgspecCodec(Codec[T]):
 
         Concurrency: any thread.
         """
+        self._check_kind(value)
         return [self._encoder.encode(value)]
 
     def decode(self, view: memoryview) -> T:
@@ -367,6 +369,19 @@ class MsgspecCodec(Codec[T]):
             else:
                 break
         return f"`{path}` ({schema.type_name(type(value))})"
+
+    def _check_kind(self, value: Any) -> None:
+        # A value of another class encodes as a map, and decodes as this one with nothing but defaults.
+        if self._fields is None or isinstance(value, self.type):
+            return
+        expected = schema.type_name(self.type)
+        if not isinstance(value, dict):
+            raise ValidationError(f"expected a value of the type {expected}, found {schema.type_name(type(value))}")
+        unknown = [key for key in value if key not in self._fields]
+        if unknown:
+            raise ValidationError(
+                f"{expected} has no field {unknown[0]!r}: its fields are {', '.join(sorted(self._fields))}"
+            )
 
     def _failure(self, value: Any) -> Exception | None:
         try:

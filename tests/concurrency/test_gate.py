@@ -50,7 +50,8 @@ def _reader(link: Link, name: str, become: int = 0) -> None:
 
 
 def _command(pid: int) -> str:
-    return " ".join(psutil.Process(pid).cmdline())[:60]
+    program, *arguments = psutil.Process(pid).cmdline()
+    return " ".join([os.path.basename(program), *arguments])[:60]
 
 
 def _late(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
@@ -123,7 +124,9 @@ def test_stopped_holder_is_behind(name: str, spawn: Callable[..., Child]) -> Non
         child.ask(1)
         child.stop()
         writer.publish(value_of(2))
-        assert f"pid {child.pid} ({_command(child.pid)}, stopped)" in _late(wait_readers, name, 2)
+        said = _late(wait_readers, name, 2)
+        assert f"pid {child.pid} ({_command(child.pid)}" in said
+        assert said.endswith(", stopped)")
         child.signal(signal.SIGKILL)
 
 

@@ -216,7 +216,7 @@ def test_store_that_does_not_exist(name: str) -> None:
         Reader(name).wait()
     with pytest.raises(StoreNotFoundError):
         Reader(name, attach_timeout=0.02).wait()
-    with pytest.raises(WaitTimeoutError, match="still no store"):
+    with pytest.raises(WaitTimeoutError, match="there is no store"):
         Reader(name, attach_timeout=WATCHDOG).wait(timeout=0.02)
     with pytest.raises(StoreNotFoundError):
         next(Reader(name).watch())

@@ -275,7 +275,7 @@ def test_versions_out_of_range_are_refused(name: str, wrong: int) -> None:
             (lambda: w.rollback(to=wrong), "to"),
             (lambda: w.wait_unused(wrong), "version"),
         ]:
-            with pytest.raises(ValueError, match=f"{what} is a version, [01] or more, found {wrong}"):
+            with pytest.raises(ValueError, match=f"{what} is a version, [01] to \\d+, found {wrong}"):
                 call()
         assert w.version == 1
 

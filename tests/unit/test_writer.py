@@ -903,3 +903,20 @@ def test_another_codec_is_refused(name: str) -> None:
         with Writer(name, type=Old) as w:
             w.publish(Old(3))
             assert w.snapshot().codec == "json"
+
+
+class Flags(msgspec.Struct, frozen=True):
+    dark: bool = False
+
+
+def test_value_of_another_class_is_refused(name: str) -> None:
+    """An object of another class, or a dict with unknown keys, would decode to nothing but defaults: it is refused."""
+    with Writer(name, type=Config, initial=Config(9.0)) as w:
+        with pytest.raises(shmcow.ValidationError, match=r"expected a value of the type .*Config, found .*Flags"):
+            w.publish(Flags(True))  # type: ignore[arg-type]
+        for wrong in (lambda: w.publish({"tiemout": 5}), lambda: w.update(lambda _: {"tiemout": 5})):  # type: ignore[arg-type, return-value]
+            with pytest.raises(shmcow.ValidationError, match=r"Config has no field 'tiemout': its fields are .*timeout"):
+                wrong()
+        assert w.publish({"timeout": 5.0}) == 2  # type: ignore[arg-type]
+        assert w.snapshot().value.timeout == 5.0
+        w.destroy()
