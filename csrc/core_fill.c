@@ -28,6 +28,7 @@ int core_fill_begin(core_filling *filling, int fd)
     }
     filling->node->dev = st.st_dev;
     filling->node->ino = st.st_ino;
+    /* SYNC node: release; pairs with close_own. SYNC fork: seq_cst, before the caller's second look */
     atomic_store_explicit(&filling->node->fd, fd, memory_order_seq_cst);
     return 0;
 }

@@ -338,6 +338,7 @@ static PyObject *store_generations(store_object *self, PyObject *ignored)
         if (shmcow_word_state(word) == SHMCOW_FREE)
             continue;
         shmcow_load_entry(self->h, i, &entry);
+        /* SYNC copy: behind the fence in shmcow_load_entry, as in shmcow_hold_one */
         uint64_t again = atomic_load_explicit(&self->h->words[i], memory_order_relaxed);
         if (shmcow_word_version(again) != shmcow_word_version(word) || shmcow_word_state(again) == SHMCOW_FREE)
             continue; /* reclaimed while we looked */

@@ -193,7 +193,7 @@ static int ready_map(writer_object *self)
     self->h = at;
     self->map_forks = shmcow_forks();
     self->lock->map_bytes = sizeof(shmcow_header);
-    atomic_store(&self->lock->map, at);
+    atomic_store(&self->lock->map, at); /* SYNC node: release; pairs with the exchange in hide_map */
     return 0;
 }
 

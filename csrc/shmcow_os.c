@@ -21,6 +21,7 @@ static void before_fork(void)
 
 static void in_parent(void)
 {
+    /* SYNC fork: release; pairs with the first load in shmcow_fork_stamp */
     atomic_fetch_add_explicit(&shmcow_this_process.finished, 1, memory_order_seq_cst);
 }
 
@@ -30,6 +31,7 @@ static void in_parent(void)
 static void close_own(shmcow_fd *node)
 {
     struct stat st;
+    /* SYNC node: acquire; pairs with the stores of a number: who sees it sees its device and inode */
     int fd = atomic_exchange_explicit(&node->fd, -1, memory_order_acq_rel);
     if (fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == node->dev && st.st_ino == node->ino)
         close(fd);
@@ -39,6 +41,7 @@ static void close_own(shmcow_fd *node)
    the place, so that a child that was forked in the middle of a publish comes to its end. */
 static void hide_map(shmcow_fd *node)
 {
+    /* SYNC node: acquire; pairs with the store in ready_map: who sees the map sees its size */
     void *at = atomic_exchange_explicit(&node->map, NULL, memory_order_acq_rel);
     if (at != NULL)
         (void)mmap(at, node->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -75,6 +78,7 @@ shmcow_fd *shmcow_fd_take(void)
     shmcow_fd *node;
     for (node = atomic_load_explicit(&p->all, memory_order_acquire); node; node = node->next) {
         int no = 0;
+        /* SYNC node: acquire; pairs with the release in shmcow_fd_release: the last owner has done with it */
         if (atomic_compare_exchange_strong(&node->taken, &no, 1))
             return node;
     }
@@ -97,13 +101,14 @@ void shmcow_fd_release(shmcow_fd *node)
         return;
     close_own(node);
     atomic_store(&node->map, NULL);
+    /* SYNC node: release; pairs with the swap of `taken` in shmcow_fd_take */
     atomic_store(&node->taken, 0);
 }
 
 bool shmcow_fd_valid(const shmcow_fd *node)
 {
     struct stat st;
-    int fd = atomic_load(&node->fd);
+    int fd = atomic_load(&node->fd); /* SYNC node: acquire; pairs with the stores of a number */
     return fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == node->dev && st.st_ino == node->ino;
 }
 
@@ -111,6 +116,7 @@ bool shmcow_fd_valid(const shmcow_fd *node)
    nodes on one file would share a description, and exclude nobody. */
 static void disown(const shmcow_fd *but, int fd)
 {
+    /* SYNC fds: acquire; pairs with the release in shmcow_fd_take */
     shmcow_fd *node = atomic_load_explicit(&shmcow_this_process.all, memory_order_acquire);
     for (; node; node = node->next) {
         int same = fd;
@@ -133,6 +139,7 @@ uint64_t shmcow_fork_stamp(void)
 bool shmcow_no_fork_since(uint64_t stamp)
 {
     uint32_t started = (uint32_t)(stamp >> 32), finished = (uint32_t)stamp;
+    /* SYNC fork: seq_cst; with the store of the number before it, and before_fork: one of the two sees the other */
     return started == finished &&
            atomic_load_explicit(&shmcow_this_process.started, memory_order_seq_cst) == started;
 }
@@ -150,6 +157,7 @@ int shmcow_fd_open(shmcow_fd *node, const char *path, int flags)
         disown(node, fd);
         node->dev = st.st_dev;
         node->ino = st.st_ino;
+        /* SYNC node: release; pairs with close_own, shmcow_fd_valid. SYNC fork: seq_cst, before the second look */
         atomic_store_explicit(&node->fd, fd, memory_order_seq_cst);
         if (shmcow_no_fork_since(stamp))
             return 0;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -165,7 +166,7 @@ class _Helper:
                 watched, seconds = self._look(jobs)
                 jobs.clear()  # who stopped waiting is not kept alive by this sleep
                 if self._jobs:
-                    _core.wait(rings, watched, seconds)
+                    _sleep(rings, watched, seconds)
         except BaseException as exc:
             self._give_up(exc)
 
@@ -183,9 +184,19 @@ class _Helper:
             seconds = min(seconds, outcome.seconds)
             for store, word in outcome.watched:
                 watched.setdefault(store, word)  # of two words the older: the kernel then refuses to sleep
-        if len(watched) > _MOST:
-            seconds = min(seconds, 0.02)
-        return tuple(watched.items())[:_MOST], seconds
+        return tuple(watched.items()), seconds
+
+
+def _sleep(rings: int, watched: tuple[tuple[_core.Store, int], ...], seconds: float) -> None:
+    """Sleep on any number of words: those beyond the kernel's limit are compared fifty times a second."""
+    if len(watched) <= _MOST:
+        _core.wait(rings, watched, seconds)
+        return
+    until = time.monotonic() + min(seconds, 1.0)  # then everybody looks: a header may have lost its name
+    while (left := until - time.monotonic()) > 0:
+        _core.wait(rings, watched[:_MOST], min(left, 0.02))
+        if _core.rings() != rings or any(store.word != word for store, word in watched):
+            return
 
 
 _helpers: dict[int, _Helper] = {}

@@ -74,10 +74,12 @@ class _Follower:
         pass
 
     def _run(self) -> None:
+        forks = _core.forks()
         try:
             self.follow()
         finally:
-            _active.discard(self)
+            if forks == _core.forks():  # else it was a callback that forked: the child has a thread of its own
+                _active.discard(self)
 
     def follow(self) -> None:
         """Do the work, until there is none any more."""
@@ -136,13 +138,15 @@ class Subscription(_Follower, Generic[T]):
 
     def follow(self) -> None:
         """Call back for each newest version."""
+        forks = _core.forks()
         try:
-            self._follow()
+            self._follow(forks)
         finally:
-            self._stopped = True  # also after a callback that raised SystemExit
-            self._old = None  # a view holds its version
+            if forks == _core.forks():
+                self._stopped = True  # also after a callback that raised SystemExit
+                self._old = None  # a view holds its version
 
-    def _follow(self) -> None:
+    def _follow(self, forks: int) -> None:
         watch = _StoppableWatch(self)
         complaint = ""
         while not self._stopped:
@@ -150,6 +154,8 @@ class Subscription(_Follower, Generic[T]):
                 for new in watch:
                     complaint = ""
                     self._tell(new)
+                    if forks != _core.forks():  # the callback forked, and returned in the child
+                        return
                 return
             except Exception as exc:  # not the callback's: a store that this user may not read, say
                 if str(exc) != complaint:
@@ -161,7 +167,9 @@ class Subscription(_Follower, Generic[T]):
         if self._stopped:
             return
         old = self._old
-        self._call = threading.get_ident(), old  # in this order: at a fork in between the call counts as not made
+        # In this order: at a fork in between the call counts as not made.
+        call = threading.get_ident(), old
+        self._call = call
         self._old = new
         try:
             self._callback(old, new)
@@ -169,7 +177,8 @@ class Subscription(_Follower, Generic[T]):
             what = getattr(self._callback, "__qualname__", type(self._callback).__name__)
             _log.exception("the callback %s raised for version %d of store %s", what, new.version, new.store)
         finally:
-            self._call = None
+            if self._call is call:
+                self._call = None
 
 
 class _StoppableWatch(Watch[T]):

@@ -272,9 +272,11 @@ class Reader(_core.Slot, Generic[T]):
             The newest snapshot, at once if it is newer already.
 
         Raises:
-            WaitTimeoutError: there was none in time. A version that cannot be used does not count (see ``problem``).
+            WaitTimeoutError: there was none in time, or another thread was still decoding it. A version that cannot be
+                used does not count (see ``problem``).
             StoreDestroyedError: the store was destroyed, removed or created again: its versions start anew.
             StoreNotFoundError: there is no store (after ``attach_timeout``).
+            NotOwnerError, IncompatibleStoreError: what has its name cannot be read.
             ClosedError: the reader is closed, also by another thread meanwhile; or the interpreter exits.
             KeyboardInterrupt: at once.
 
@@ -414,6 +416,7 @@ class Reader(_core.Slot, Generic[T]):
         if cached is not None:
             return cached, self._problem
         error = self._catch_up_or_wait()
+        self._check_open()  # closed meanwhile: that is why there is nothing
         cached = self._cached()
         if cached is not None and self._refresher is not None:  # the next publish is the thread's
             self._refresher.try_start()
@@ -504,13 +507,14 @@ class Reader(_core.Slot, Generic[T]):
         return store
 
     def _advance(self) -> None:
+        known = self._store  # close() in another thread takes it away at any moment
         try:
             store = self._attach()
         except ShmcowError as exc:
-            if self._store is None:
+            if known is None:
                 raise
             # What we knew is not what has the name now: look again when the slot's countdown says so.
-            self._settle(self._store, self._store.word)
+            self._settle(known, known.word)
             if isinstance(exc, StoreNotFoundError):
                 raise StoreDestroyedError(
                     f"store {self._name} was destroyed, or removed from outside: start its writer again"

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import weakref
+from functools import partial
 from typing import NamedTuple, Self
 
 from shmcow import _core, fdinfo, segments
@@ -53,7 +54,7 @@ class Settings(NamedTuple):
     max_total_bytes: int | None = None
 
 
-_attached: weakref.WeakValueDictionary[str, _core.Store] = weakref.WeakValueDictionary()
+_attached: dict[str, weakref.ref[_core.Store]] = {}
 
 
 def attach(name: str) -> _core.Store:
@@ -69,11 +70,23 @@ def attach(name: str) -> _core.Store:
     becomes a reader of its own at its next hold.
     """
     with lock_of_process():
-        store = _attached.get(name)
-        if store is None or not store.named():
-            store = _core.Store(segments.header_path(name))
-            _attached[name] = store
-        return store
+        while True:
+            known = _attached.get(name)
+            store = known() if known is not None else None
+            if store is not None and store.named():
+                return store
+            made = _core.Store(segments.header_path(name))
+            mine = weakref.ref(made, partial(_forget, name))
+            # A signal handler or a finalizer that ran meanwhile may have attached, too: its Store is the one. After a
+            # call of get() a handler could run; between these instructions none does.
+            if (_attached[name] if name in _attached else None) is known:  # noqa: SIM401
+                _attached[name] = mine
+                return made
+
+
+def _forget(name: str, gone: weakref.ref[_core.Store]) -> None:
+    if name in _attached and _attached[name] is gone:
+        del _attached[name]
 
 
 _locks: dict[int, threading.RLock] = {}

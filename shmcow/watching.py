@@ -56,6 +56,7 @@ class Newer(Generic[T]):
         self._started = time.monotonic()
         self._pause = Pause()
         self._why: Exception | None = None
+        self._decoded_elsewhere = False
         if isinstance(after, Snapshot):
             if after.store != reader.name:
                 raise ValueError(f"after= is a snapshot of store {after.store}, expected one of store {reader.name}")
@@ -78,6 +79,8 @@ class Newer(Generic[T]):
         try:
             store = self._reader._attach()
         except StoreNotFoundError:
+            if self._version is None and self._reader._attach_timeout:
+                self._version = 0
             return
         word = store.word
         if word != _core.DESTROYED:
@@ -108,6 +111,8 @@ class Newer(Generic[T]):
                 raise StoreDestroyedError(self._gone("was destroyed, or removed from outside")) from None
             if time.monotonic() - self._started >= reader._attach_timeout:
                 raise
+            if self._version is None:
+                self._version = 0  # whatever is in the store when it comes is newer than now
             return self._pause.sleep()
         if self._epoch not in (None, store.epoch):
             raise StoreDestroyedError(self._gone("was destroyed and created again: its versions start anew"))
@@ -117,7 +122,8 @@ class Newer(Generic[T]):
         self._settle(store, word)
         assert self._version is not None
         if word & _core.VERSION_MAX > self._version:
-            if reader._others_work():
+            self._decoded_elsewhere = reader._others_work()
+            if self._decoded_elsewhere:
                 return Sleep((), 1.0)
             error = reader._catch_up()
             cached = reader._cached()
@@ -139,6 +145,8 @@ class Newer(Generic[T]):
                 f"there is no store {name}, even after {self._timeout} s: has its writer been started?"
             )
         text = f"no version of store {name} newer than {self._version} was published within {self._timeout} s"
+        if self._decoded_elsewhere:
+            text = f"after {self._timeout} s another thread still decodes a newer version of store {name}"
         if self._why is not None:
             text = f"there is no usable version of store {name} newer than {self._version}: {self._why}"
         return WaitTimeoutError(text)
@@ -154,7 +162,8 @@ class Watch(Generic[T]):
     """
 
     def __init__(self, reader: Reader[T], *, patient: bool = False) -> None:
-        reader._check_open()
+        if not patient:  # else it may have been closed since: the first look says so
+            reader._check_open()
         self._reader = reader
         self._patient = patient  # waits for a store that never was, and raises nothing
         self._started = time.monotonic()
@@ -177,6 +186,12 @@ class Watch(Generic[T]):
                 raise
             reader._catch_up()  # it says so in `problem`
             return self._pause.sleep()
+        except (ShmcowError, OSError):  # what has the name now is no store, or may not be read
+            if self._last is None or self._patient:
+                raise
+            reader._check_open()
+            self._tell(reader._catch_up())
+            return self._pause.sleep()
         word = store.word
         error = None
         cached = reader._cached()
@@ -190,11 +205,18 @@ class Watch(Generic[T]):
             return cached
         if word == _core.DESTROYED:  # and will never change: its successor is another file
             return self._pause.sleep()
-        news = error is not None and error is not self._raised and reader._raises and not self._patient
-        if news and not (isinstance(error, ShmcowError) and again(error)):
+        self._tell(error)
+        return _sleep(store, word, error)
+
+    def _tell(self, error: Exception | None) -> None:
+        """Raise what is in the way, once, if the reader wants that."""
+        reader = self._reader
+        if error is None or not reader._raises or self._patient or (isinstance(error, ShmcowError) and again(error)):
+            return
+        error = reader._problem or error  # the same object as long as it is the same trouble
+        if error is not self._raised:
             self._raising = error
             raise reader._reason(error)
-        return _sleep(store, word, error)
 
     def _saw_error(self) -> None:
         """Do not raise it again. Not before it was raised: a cancelled wait has seen nothing."""

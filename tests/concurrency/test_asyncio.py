@@ -266,7 +266,7 @@ def test_time_out_when_nothing_is_published(name: str, publisher: Child, timeout
     assert publisher.pid
 
     async def main() -> None:
-        with pytest.raises(shmcow.WaitTimeoutError, match="newer than 1 was published in time"):
+        with pytest.raises(shmcow.WaitTimeoutError, match="newer than 1 was published within"):
             await Reader(name).wait_async(timeout=timeout)
 
     run(main())
@@ -753,7 +753,7 @@ def test_wait_for_a_store_that_does_not_exist(name: str) -> None:
             await Reader(name).wait_async()
         with pytest.raises(shmcow.StoreNotFoundError):
             await anext(Reader(name).watch_async())
-        with pytest.raises(shmcow.WaitTimeoutError, match="there is still no store"):
+        with pytest.raises(shmcow.WaitTimeoutError, match="there is no store"):
             await Reader(name, attach_timeout=60).wait_async(timeout=0.01)
         with pytest.raises(shmcow.StoreNotFoundError):
             await Reader(name, attach_timeout=0.02).wait_async()
@@ -1072,6 +1072,7 @@ def _wait_in_child(link: Link, reader: Reader[Any]) -> None:
         link.send("waiting")
         return (await task).version  # type: ignore[no-any-return]
 
+    asyncio._set_running_loop(None)  # from 3.12 on a hook does this, which a fork in C does not run
     link.send(asyncio.run(main()))
     link.send(len(os.listdir("/proc/self/task")))
 

@@ -8,9 +8,11 @@ import gc
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -441,3 +443,64 @@ def test_process_that_can_start_no_thread_still_reads(name: str) -> None:
     )
     assert (ended.returncode, ended.stdout.splitlines()) == (0, ["can't start new thread", "1"]), ended.stderr
     assert "could not start a thread" in ended.stderr
+
+
+def test_subscription_of_a_reader_that_is_closed_at_once_ends_without_a_word(name: str) -> None:
+    """Its thread, here or in a child forked just after the close, finds the reader closed and raises nothing."""
+    unhandled: list[Any] = []
+    hook, threading.excepthook = threading.excepthook, unhandled.append
+    try:
+        for _ in range(20):
+            reader = Reader(name)
+            unsubscribe = reader.subscribe(print)
+            reader.close()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                child = os.fork()
+            if child == 0:
+                for thread in threading.enumerate():
+                    if thread is not threading.current_thread():
+                        thread.join(WATCHDOG)
+                os._exit(len(unhandled))
+            assert os.waitpid(child, 0)[1] == 0
+            unsubscribe._thread.join(WATCHDOG)
+    finally:
+        threading.excepthook = hook
+    assert not unhandled
+
+
+def test_callback_that_forks_and_returns_in_the_child_is_called_once_for_each_version(
+    name: str,
+) -> None:
+    """The child has a thread of its own; the copy of the one that forked ends with the callback."""
+    read, write = os.pipe()
+    with Writer(name, initial=1) as writer:
+        child = 0
+
+        def callback(_: Any, new: Snapshot[Any]) -> None:
+            nonlocal child
+            if new.version == 2:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    child = os.fork() or -1
+                if child == -1:
+                    os.write(write, b"forked")
+            elif child == -1:
+                os.write(write, bytes([new.version]))
+
+        stop = Reader(name).subscribe(callback)
+        try:
+            writer.publish(2)
+            until(lambda: child > 0, "the callback forks")
+            assert os.read(read, 100) == b"forked"
+            for version in range(3, 23):
+                writer.publish(version)
+                told = os.read(read, 100)
+                assert told == bytes([version])
+        finally:
+            stop()
+            if child > 0:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            os.close(read)
+            os.close(write)

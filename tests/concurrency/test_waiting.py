@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from victims import Victims
 from shmcow import (
     ClosedError,
     DecodeError,
+    IncompatibleStoreError,
     Reader,
     StoreDestroyedError,
     StoreNotFoundError,
@@ -29,6 +31,7 @@ from shmcow import (
     Writer,
     _core,
 )
+from shmcow.waiting import Sleep
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PYTHON_LIBC = ctypes.PyDLL(None)  # the interpreter lock stays held over fork, as os.fork() has it
@@ -735,3 +738,51 @@ def test_waiters_of_one_reader_decode_each_version_once(name: str) -> None:
         assert seen == [2] * 13
         assert made == [1, 2]
         writer.destroy()
+
+
+def test_wait_begun_before_there_is_a_store_ends_with_its_first_version(name: str) -> None:
+    """Whatever is in the store when it comes is newer than "now": also a version that was there from the start."""
+    with Reader(name, attach_timeout=WATCHDOG) as reader:
+        waiter = Waiter(reader.wait).until_asleep()
+        with Writer(name, initial=1) as writer:
+            assert waiter.result().version == 1
+            writer.destroy()
+
+
+@pytest.mark.parametrize("on_bad", ["keep", "raise"])
+def test_watch_is_told_once_of_a_file_that_is_no_store(name: str, on_bad: Any) -> None:
+    """With "keep" it goes on waiting, as ``get()`` goes on with its value; with "raise" it raises once, then waits."""
+    with Writer(name, initial=1) as writer, Reader(name, on_bad=on_bad) as reader:
+        watch = reader.watch()
+        assert next(watch).version == 1
+        header, away = SHM / f"shmcow.{name}", SHM / f"shmcow.{name}.away"
+        header.rename(away)
+        header.write_bytes(b"no store")
+        try:
+            if on_bad == "raise":
+                with pytest.raises(IncompatibleStoreError):
+                    next(watch)
+            waiter = Waiter(lambda: next(watch))
+            until(lambda: isinstance(reader.problem, IncompatibleStoreError), "it is noticed")
+            waiter.until_asleep()
+        finally:
+            away.rename(header)
+        writer.publish(2)
+        assert waiter.result().version == 2
+
+
+def test_watch_raises_a_passing_trouble_once(name: str) -> None:
+    """While no descriptor is left ``next()`` raises once, then waits, and goes on when there is one."""
+    with Writer(name, initial=1) as writer, Reader(name, on_bad="raise") as reader:
+        watch = reader.watch()
+        assert next(watch).version == 1
+        writer.publish(2)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                next(watch)
+            assert isinstance(watch.look(), Sleep)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert next(watch).version == 2

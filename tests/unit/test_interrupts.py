@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import gc
+import itertools
 import os
 import sys
 import threading
@@ -389,3 +390,43 @@ def test_keyboard_interrupt_in_the_tidying_passes_and_the_version_is_published(n
     assert Reader(name).get() == "two"
     assert in_thread(lambda: writer.publish("three")) == 3
     assert_at_rest(name)
+
+
+def test_signal_handler_that_attaches_while_its_thread_attaches_leaves_one_store(name: str) -> None:
+    """Wherever in the first ``get()`` a handler uses another Reader, both follow the store afterwards."""
+    for n in itertools.count(1):
+        Writer(name, initial=1).close()
+        reader, others = Reader(name), Reader(name)
+        events = 0
+
+        def profile(frame: FrameType, *_: Any, n: int = n, others: Reader[Any] = others) -> None:
+            nonlocal events
+            if of_ours(frame) or of_ours(frame.f_back):
+                events += 1
+                if events == n:
+                    sys.setprofile(None)
+                    others.get()
+
+        sys.setprofile(profile)
+        try:
+            reader.get()
+        finally:
+            sys.setprofile(None)
+        with Writer(name) as writer:
+            writer.publish(2)
+            assert (reader.get(), others.get()) == (2, 2), f"handled at event {n}"
+            writer.destroy()
+        reader.close()
+        others.close()
+        if events < n:
+            break
+
+
+def test_reader_closed_by_a_signal_handler_in_mid_get_says_that_it_is_closed(name: str) -> None:
+    """Not that there is no value yet; and ``default`` is no answer of a closed reader."""
+    with Writer(name, initial=1) as writer:
+        for options in ({}, {"default": 7}):
+            reader = Reader(name, transform=lambda value: (reader.close(), value), **options)  # type: ignore[misc]  # noqa: B023
+            with pytest.raises(shmcow.ClosedError):
+                reader.get()
+        writer.destroy()
