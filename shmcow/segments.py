@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import posix_ipc
@@ -149,7 +149,7 @@ def found(store: str | None = None) -> Iterator[Found]:
             yield Found(match[1], match[2] or "", match[3] or "header", filename)
 
 
-def sweep(store: str, epoch: bytes, listed: frozenset[int], uid: int) -> list[str]:
+def sweep(store: str, epoch: bytes, listed: frozenset[int], uid: int, named: Callable[[], bool]) -> list[str]:
     """Unlink what belongs to nothing: objects of other epochs, and segments of this one that no generation lists.
 
     Concurrency: call with the writer lock of this epoch held, after recovering. A creator that has not linked its
@@ -158,12 +158,17 @@ def sweep(store: str, epoch: bytes, listed: frozenset[int], uid: int) -> list[st
     Args:
         listed: ids of the segments that this epoch's generations list.
         uid: only what belongs to this user is touched.
+        named: tells whether the header's name still leads to this epoch. Asked after listing: should the writer lock
+            have been removed from outside, what is listed may be a successor's.
 
     Returns:
         The names that were unlinked.
     """
-    swept = []
-    for item in found(store):
+    swept: list[str] = []
+    items = list(found(store))
+    if not named():
+        return swept
+    for item in items:
         if item.what == "header":
             continue
         if item.epoch == epoch.hex() and (not item.what.isdigit() or int(item.what) in listed):

@@ -371,7 +371,7 @@ class Turn(_core.TurnGuard):
         except ValueError as exc:
             _log.warning("not sweeping: %s", exc)
             return 0
-        swept = segments.sweep(self.store.name, self.store.epoch, listed, self.store.uid)
+        swept = segments.sweep(self.store.name, self.store.epoch, listed, self.store.uid, self.store.named)
         self.core.count(COUNTERS.index("swept"), len(swept))
         return len(swept)
 

@@ -391,3 +391,23 @@ def test_publish_after_the_header_was_removed_leaves_nothing_of_the_old_store(na
     assert other.publish(value_of(8)) == 3
     assert version_in(Reader(name).get()) == 8
     processes.assert_at_rest(name)
+
+
+def test_sweep_of_a_replaced_store_leaves_its_successor_alone(name: str, spawn: Callable[..., Child]) -> None:
+    """A writer whose lock file was removed in mid-turn sweeps nothing of the store that took its place."""
+    writer = Writer(name, initial=value_of(1))
+
+    def successor(link: Link) -> None:
+        link.send(Writer(name).publish(value_of(1)))
+
+    with writer._turn(recreate=False) as turn:
+        (SHM / f"shmcow.{name}.{turn.store.epoch.hex()}.lock").unlink()
+        child = spawn(successor)
+        assert child.recv() == 1
+        child.done()
+        assert turn.sweep() == 0
+    assert version_in(Reader(name).get()) == 1
+    writer.publish(value_of(2))
+    assert version_in(Reader(name).get()) == 2
+    processes.assert_at_rest(name)
+    shmcow.destroy(name)
