@@ -67,8 +67,10 @@ void core_clear(store_object *store, uint64_t offset)
         return;
     *mark = store->marks[--store->marks_used];
     /* In a forked child the descriptor is closed (-1) until the next mark, so a child never clears its parent's. */
-    if (shmcow_fd_valid(store->claim))
-        (void)shmcow_lock_byte(atomic_load(&store->claim->fd), F_UNLCK, offset);
+    if (shmcow_fd_valid(store->claim) && shmcow_lock_byte(atomic_load(&store->claim->fd), F_UNLCK, offset) < 0) {
+        shmcow_fd_close(store->claim); /* even an unlock can fail (ENOLCK): let go of all, and mark the others again */
+        core_refresh(store);
+    }
 }
 
 void core_refresh(store_object *store)
@@ -315,7 +317,8 @@ PyDoc_STRVAR(named_doc, "named() -> bool\n\nWhether the header's name still lead
 static PyObject *store_named(store_object *self, PyObject *ignored)
 {
     (void)ignored;
-    return PyBool_FromLong(shmcow_same_file(self->path, self->dev, self->ino) == 1);
+    int r = shmcow_same_file(self->path, self->dev, self->ino);
+    return PyBool_FromLong(r != 0 && r != -ENOENT); /* who cannot look does not know of a removal: nothing is ended for it */
 }
 
 PyDoc_STRVAR(refresh_doc, "refresh_claims() -> None\n\nMark again whatever is held, after a fork or when the descriptor was closed.");

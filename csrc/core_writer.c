@@ -89,6 +89,8 @@ static void translate(writer_object *self, const char *name)
     Py_XDECREF(trace);
 }
 
+static int op_unlink(void *ctx, uint64_t segment);
+
 /* Make the file of a segment, and take its descriptor over. */
 static int make_file(writer_object *self, core_filling *filling, uint64_t segment)
 {
@@ -108,10 +110,14 @@ static int make_file(writer_object *self, core_filling *filling, uint64_t segmen
     if (fd < 0 || fd > INT_MAX)
         return PyErr_Occurred() ? -ECANCELED : -EBADF;
     int r = core_fill_begin(filling, (int)fd);
-    return r < 0 ? r : core_fill_give(filling, self->store, core_state_of((PyObject *)self));
+    if (r == 0)
+        r = core_fill_give(filling, self->store, core_state_of((PyObject *)self));
+    if (r < 0) { /* after -ENOSPC the protocol comes again, and must find the name free */
+        core_fill_end(filling);
+        (void)op_unlink(self, segment);
+    }
+    return r;
 }
-
-static int op_unlink(void *ctx, uint64_t segment);
 
 /* A fork in C, in a thread that lacks the interpreter lock, may have copied the descriptor before the list knew of it:
    such a child would keep the segment's memory for its whole life. Of an empty file there is nothing to keep. */
@@ -285,7 +291,7 @@ static PyObject *writer_try_lock(writer_object *self, PyObject *ignored)
             Py_RETURN_TRUE;
         }
         if (r < 0) {
-            (void)shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0);
+            shmcow_fd_close(self->lock); /* and with it the lock */
             break;
         }
     }
@@ -299,8 +305,10 @@ static bool holds_lock(const writer_object *self)
 
 static void let_go_of_lock(writer_object *self)
 {
-    if (holds_lock(self) && shmcow_fd_valid(self->lock))
-        (void)shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0);
+    /* even an unlock can fail (ENOLCK): then the last close of the description drops the lock */
+    if (holds_lock(self) && shmcow_fd_valid(self->lock) &&
+        shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0) < 0)
+        shmcow_fd_close(self->lock);
     self->locked = false;
 }
 
@@ -357,6 +365,12 @@ static PyObject *writer_ready_holds(writer_object *self, PyObject *ignored)
     int r = ready_fd(self, self->test, "holds", O_RDONLY);
     if (r == -ENOENT)
         Py_RETURN_FALSE;
+    struct stat st;
+    mode_t mode = self->store->identity.mode & 0444;
+    int fd = atomic_load(&self->test->fd);
+    /* whoever made it anew may have died before it gave it its permissions: then readers could not mark */
+    if (r == 0 && fstat(fd, &st) == 0 && (st.st_mode & 0777) != mode && fchmod(fd, mode) < 0)
+        r = -errno;
     if (r < 0)
         return core_fail(core_state_of((PyObject *)self), r, "opening the holds file of", self->store->path, 0);
     Py_RETURN_TRUE;

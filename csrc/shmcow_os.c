@@ -25,15 +25,24 @@ static void in_parent(void)
     atomic_fetch_add_explicit(&shmcow_this_process.finished, 1, memory_order_seq_cst);
 }
 
-/* close() only if the number still means our file: a daemonizer may have closed it, and another file have got it.
+/* Does the number still mean our file? A daemonizer may have closed it, and another file have got it. An fstat() that
+   fails for any other reason than that tells nothing: giving up a good descriptor would leave its locks taken. */
+static bool means_our_file(const shmcow_fd *node, int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return errno != EBADF;
+    return st.st_dev == node->dev && st.st_ino == node->ino;
+}
+
+/* close() only if the number still means our file.
    Unlock before you close where a lock must go: fork copies descriptors before memory, so a child may have a copy of a
    descriptor that its memory says is closed already. */
 static void close_own(shmcow_fd *node)
 {
-    struct stat st;
     /* SYNC node: acquire; pairs with the stores of a number: who sees it sees its device and inode */
     int fd = atomic_exchange_explicit(&node->fd, -1, memory_order_acq_rel);
-    if (fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == node->dev && st.st_ino == node->ino)
+    if (fd >= 0 && means_our_file(node, fd))
         close(fd);
 }
 
@@ -105,11 +114,15 @@ void shmcow_fd_release(shmcow_fd *node)
     atomic_store(&node->taken, 0);
 }
 
+void shmcow_fd_close(shmcow_fd *node)
+{
+    close_own(node);
+}
+
 bool shmcow_fd_valid(const shmcow_fd *node)
 {
-    struct stat st;
     int fd = atomic_load(&node->fd); /* SYNC node: acquire; pairs with the stores of a number */
-    return fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == node->dev && st.st_ino == node->ino;
+    return fd >= 0 && means_our_file(node, fd);
 }
 
 /* The number was handed out anew, so whoever else claims it lost it to a daemonizer's closerange(). Without this, two

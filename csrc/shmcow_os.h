@@ -56,6 +56,7 @@ bool shmcow_no_fork_since(uint64_t stamp);
 shmcow_fd *shmcow_fd_take(void);
 void shmcow_fd_release(shmcow_fd *node);
 int shmcow_fd_open(shmcow_fd *node, const char *path, int flags);
+void shmcow_fd_close(shmcow_fd *node);
 bool shmcow_fd_valid(const shmcow_fd *node);
 
 static inline uint32_t shmcow_forks(void)
@@ -94,7 +95,7 @@ static inline int shmcow_test_byte(int fd, uint64_t offset)
 
 /* ---- files ---- */
 
-/* Is `path` the file with this device and inode? 1, 0, or -ENOENT when there is none. */
+/* Is `path` the file with this device and inode? 1, 0, or -errno: -ENOENT when there is none. */
 static inline int shmcow_same_file(const char *path, dev_t dev, ino_t ino)
 {
     struct stat st;

@@ -81,6 +81,9 @@ def translated(exc: BaseException, name: str) -> BaseException:
         )
     if isinstance(exc, posix_ipc.PermissionsError):
         return PermissionError(errno.EACCES, f"shm_open: {exc}", name)
+    if isinstance(exc, OSError) and exc.errno is None:  # two limits that posix_ipc tells in words only
+        number = errno.ENFILE if "system" in str(exc) else errno.EMFILE
+        return OSError(number, f"shm_open: {os.strerror(number)}", name)
     return exc
 
 

@@ -209,7 +209,7 @@ class Keeper:
                     self._core = _core.WriterCore(self._store, segments)
                 except StoreDestroyedError:  # removed or replaced since we attached
                     continue
-            if self._store.word == _core.DESTROYED or not os.path.lexists(self._store.prefix + "lock"):
+            if self._store.word == _core.DESTROYED or _lock_file_lost(self._store):
                 if self._store.word == _core.DESTROYED:
                     self._former = Permissions()
                 finish(self._store, self._core, self.lock_timeout)
@@ -331,7 +331,7 @@ class Turn(_core.TurnGuard):
             )
         if known.word == _core.DESTROYED:
             raise StoreDestroyedError(f"store {keeper.name} was destroyed: publish() creates it again")
-        if not os.path.lexists(known.prefix + "lock"):
+        if _lock_file_lost(known):
             raise StoreDestroyedError(
                 f"the writer lock of store {keeper.name} was removed from outside: publish() creates the store again"
             )
@@ -374,6 +374,15 @@ class Turn(_core.TurnGuard):
         swept = segments.sweep(self.store.name, self.store.epoch, listed, self.store.uid, self.store.named)
         self.core.count(COUNTERS.index("swept"), len(swept))
         return len(swept)
+
+
+def _lock_file_lost(store: _core.Store) -> bool:
+    """Tell whether the lock file has gone. Any other trouble is raised: a store must not be ended because of it."""
+    try:
+        os.lstat(store.prefix + "lock")
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def owner_of(store: _core.Store) -> tuple[int, int]:

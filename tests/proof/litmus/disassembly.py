@@ -29,6 +29,7 @@ class Machine:
 
 # Each function must have these instructions, in this order (regular expressions; `...` is any code between).
 FULL = r"(?:mfence|lock or)"
+XCHG = r"xchg\s+%\w+,(?:0x[0-9a-f]+)?\("
 X86 = {
     "flip": (r"lock cmpxchg",),
     "advance": (r"lock cmpxchg",),
@@ -36,7 +37,7 @@ X86 = {
     "hold_one": (r"call\s+\*", FULL, r"mov"),
     "before_fork": (r"lock (?:add|xadd|inc)",),
     "in_parent": (r"lock (?:add|xadd|inc)",),
-    "shmcow_fd_open": (r"lock cmpxchg", r"xchg\s+%\w+,0xc\("),
+    "shmcow_fd_open": (r"lock cmpxchg", XCHG, XCHG),  # the number, and close_own
     "shmcow_ring": (r"lock (?:add|xadd|inc)",),
     "shmcow_fd_take": (r"lock cmpxchg", r"lock cmpxchg"),
 }

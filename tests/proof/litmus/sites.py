@@ -78,7 +78,7 @@ UNNAMED = {
     "core_clear load fd": ("seq_cst", _CHECKED),
     "op_marked load fd": ("seq_cst", _CHECKED),
     "writer_try_lock load fd": ("seq_cst", _CHECKED),
-    "writer_try_lock load fd #2": ("seq_cst", _CHECKED),
+    "writer_ready_holds load fd": ("seq_cst", _CHECKED),
     "let_go_of_lock load fd": ("seq_cst", _CHECKED),
     "writer_enter load fd": ("seq_cst", _CHECKED),
     "disown cas fd": ("seq_cst/seq_cst", "takes a number away, and hands nothing over"),

@@ -332,7 +332,8 @@ static void hold_once(thread_state *t, uint64_t *newest)
     uint64_t promised = atomic_load_explicit(&acknowledged, memory_order_acquire);
     uint64_t now = shmcow_version_of(shmcow_load_current(&header));
     bool old = now > 1 && chance(t, 3) == 0;
-    uint64_t wish = old ? now - chance(t, now < 6 ? now : 6) : 0;
+    uint64_t back = hoard ? SHMCOW_GENERATIONS - 6 + chance(t, 8) : chance(t, 6); /* near those that are forced out */
+    uint64_t wish = !old ? 0 : back < now ? now - back : 1;
     int r = old ? shmcow_hold_version(&header, &reader_ops, t, &crc, wish, &entry)
                 : shmcow_hold_current(&header, &reader_ops, t, &crc, &entry);
     if (r == SHMCOW_EMPTY && promised == 0)
