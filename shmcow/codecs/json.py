@@ -40,11 +40,12 @@ class JSON(MsgspecCodec[T]):
             One bytes object, in a list.
 
         Raises:
-            ValidationError: there is a NaN or an infinity in it.
+            ValidationError: there is a NaN or an infinity in it, or it is of another class than the type.
             Exception: what msgspec or ``enc_hook`` raises; ``encode_parts`` maps it.
 
         Concurrency: any thread.
         """
+        self._check_kind(value)
         data = self._encoder.encode(value)
         # msgspec writes null for such floats. Looking for the word is a memory search; only a hit costs a walk.
         if b"null" in data:

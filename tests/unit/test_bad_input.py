@@ -166,8 +166,8 @@ def test_raw_refuses_what_is_no_bytes(name: str, value: object) -> None:
 WRONG = [
     (float, "fast", r"Expected `float`, got `str`"),
     (Config, {"timeout": "x"}, r"Expected `float`, got `str` - at `\$\.timeout`"),
-    (Config, [1.0], r"Expected `object`, got `array`"),
-    (Config, None, r"Expected `object`, got `(null|None)`"),
+    (Config, [1.0], r"expected a value of the type .*Config, found list"),
+    (Config, None, r"expected a value of the type .*Config, found None"),
     (dict[str, list[int]], {"a": [1, "b"]}, r"Expected `int`, got `str` - at `\$\[\.\.\.\]\[1\]`"),
     (tuple[int, str], (1,), r"length"),
     (list[int], {1}, None),
