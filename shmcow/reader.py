@@ -92,8 +92,7 @@ class Reader(_core.Slot, Generic[T]):
 
     Concurrency: any number of threads may share one Reader; they get the same object. A forked child goes on with
     it, and counts as a reader of its own from its next ``get()``; it has its own threads for ``refresh="background"``
-    and for ``subscribe``. Picklable, by name; where its
-    type is missing, using it raises DecodeError.
+    and for ``subscribe``. Picklable, by name; in a process that lacks its type, using it raises DecodeError.
 
     Example:
         >>> from shmcow import Reader, Writer

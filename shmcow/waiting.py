@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, TypeVar
 
 from shmcow import _core
-from shmcow.errors import ClosedError, ShmcowError
+from shmcow.errors import ClosedError
 from shmcow.store import check_timeout
 
 T = TypeVar("T")
@@ -103,10 +103,3 @@ def check_wait(timeout: float | None) -> None:
     """Refuse what is no time-out; None is one."""
     if timeout is not None:
         check_timeout("timeout", timeout)
-
-
-def again(exc: ShmcowError) -> bool:
-    """Tell whether an error is about a store that may be there at the next look."""
-    from shmcow.errors import NotPublishedError, StoreDestroyedError, StoreNotFoundError
-
-    return isinstance(exc, StoreNotFoundError | NotPublishedError | StoreDestroyedError)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from shmcow import _core
 from shmcow.errors import (
     ClosedError,
+    NotPublishedError,
     ShmcowError,
     StoreDestroyedError,
     StoreNotFoundError,
     WaitTimeoutError,
 )
 from shmcow.snapshot import Snapshot
-from shmcow.waiting import Pause, Sleep, again, until
+from shmcow.waiting import Pause, Sleep, until
 
 if TYPE_CHECKING:
     from shmcow.reader import Reader
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def _may_come(error: Exception | None) -> bool:
+    """Tell whether an error is about a store or a version that may be there at the next look."""
+    return isinstance(error, StoreNotFoundError | NotPublishedError | StoreDestroyedError)
+
+
 def first(reader: Reader[Any], seconds: float) -> Exception | None:
     """Wait until a reader has its first value; return why it has none."""
 
     def look() -> Exception | Sleep | None:
         error = reader._catch_up()
-        if not isinstance(error, ShmcowError) or not again(error) or reader._cached() is not None:
+        if not _may_come(error) or reader._cached() is not None:
             return error
         store = reader._store
         return Sleep(((store, 0),)) if store is not None and store.word == 0 and store.named() else pause.sleep()
@@ -211,7 +217,7 @@ class Watch(Generic[T]):
     def _tell(self, error: Exception | None) -> None:
         """Raise what is in the way, once, if the reader wants that."""
         reader = self._reader
-        if error is None or not reader._raises or self._patient or (isinstance(error, ShmcowError) and again(error)):
+        if error is None or not reader._raises or self._patient or _may_come(error):
             return
         error = reader._problem or error  # the same object as long as it is the same trouble
         if error is not self._raised:
