@@ -335,9 +335,11 @@ def test_own_hold_counts(name: str) -> None:
 def test_value_that_was_decoded_holds_nothing(name: str) -> None:
     """What get() returned is a copy: the grace period does not wait for it."""
     with Writer(name, initial=value_of(1)) as writer, Reader(name) as reader:
-        reader.get()
+        assert processes.version_in(reader.get()) == 1
         writer.publish(value_of(2))
         writer.wait_unused(1, timeout=0)
+        assert processes.versions_of(name) == [2, 1]  # it was openable all the while: nobody held it
+        assert processes.held_by(os.getpid(), name) == set()
 
 
 def test_version_that_is_long_gone_is_unused(name: str) -> None:
