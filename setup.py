@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-SOURCES = ["module", "store", "hold", "slot", "wait", "fill", "writer", "turn"]
+SOURCES = ["module", "store", "hold", "slot", "wait", "fill", "writer", "turn", "values"]
 WARNINGS = [
     "-Wall",
     "-Wextra",
@@ -51,7 +51,16 @@ setup(
             "shmcow._core",
             sources=["csrc/shmcow_os.c", "csrc/shmcow_sleep.c", *(f"csrc/core_{name}.c" for name in SOURCES)],
             depends=[
-                f"csrc/{name}.h" for name in ("core", "shmcow_layout", "shmcow_format", "shmcow_protocol", "shmcow_os")
+                f"csrc/{name}.h"
+                for name in (
+                    "core",
+                    "core_values",
+                    "shmcow_values",
+                    "shmcow_layout",
+                    "shmcow_format",
+                    "shmcow_protocol",
+                    "shmcow_os",
+                )
             ],
             include_dirs=["csrc"],
             define_macros=[("_GNU_SOURCE", None), ("Py_LIMITED_API", "0x030B0000")],

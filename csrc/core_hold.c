@@ -225,7 +225,21 @@ static PyObject *hold_view(hold_object *self, PyObject *args)
     return view;
 }
 
+PyDoc_STRVAR(codec_doc, "codec(part=0) -> str\n\nName of the codec that encoded one segment, as its footer says.");
+static PyObject *hold_codec(hold_object *self, PyObject *args)
+{
+    unsigned int k = 0;
+    if (!PyArg_ParseTuple(args, "|I", &k))
+        return NULL;
+    if (k >= self->mapped)
+        return PyErr_Format(PyExc_IndexError, "part %u of %u", k, self->mapped);
+    shmcow_footer footer;
+    memcpy(&footer, (const char *)self->maps[k].at + self->maps[k].length - sizeof footer, sizeof footer);
+    return core_text(footer.codec, sizeof footer.codec);
+}
+
 static PyMethodDef hold_methods[] = {
+    {"codec", (PyCFunction)hold_codec, METH_VARARGS, codec_doc},
     {"view", (PyCFunction)hold_view, METH_VARARGS, view_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -119,6 +119,27 @@ PyObject *core_fail(core_state *state, int result, const char *doing, const char
 
 /* ---- functions ---- */
 
+PyDoc_STRVAR(same_doc, "same(a, b) -> bool\n\nWhether two buffers have the same bytes.");
+static PyObject *module_same(PyObject *module, PyObject *args)
+{
+    PyObject *a, *b;
+    Py_buffer va, vb;
+    bool same;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "OO", &a, &b) || PyObject_GetBuffer(a, &va, PyBUF_SIMPLE) < 0)
+        return NULL;
+    if (PyObject_GetBuffer(b, &vb, PyBUF_SIMPLE) < 0) {
+        PyBuffer_Release(&va);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    same = va.len == vb.len && (va.buf == vb.buf || memcmp(va.buf, vb.buf, (size_t)va.len) == 0);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&va);
+    PyBuffer_Release(&vb);
+    return PyBool_FromLong(same);
+}
+
 static PyObject *module_forks(PyObject *module, PyObject *ignored)
 {
     (void)module;
@@ -298,6 +319,7 @@ static PyMethodDef functions[] = {
      "another, rings() is another, a signal comes, a header was removed, or the time is up. May return for no reason."},
     {"ring", core_ring, METH_NOARGS, "ring() -> None\n\nEnd every wait() of this process."},
     {"rings", core_rings, METH_NOARGS, "rings() -> int\n\nHow often ring() was called; take it before looking, and give it to wait()."},
+    {"same", module_same, METH_VARARGS, same_doc},
     {"forks", module_forks, METH_NOARGS, "forks() -> int\n\nHow many forks lie between this process and the one that imported the module."},
     {NULL, NULL, 0, NULL},
 };

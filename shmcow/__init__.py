@@ -5,7 +5,7 @@ one at the cost of one atomic load. See README.md for what is guaranteed, and cs
 """
 
 from shmcow import errors, validators
-from shmcow.codecs import JSON, Codec, MsgPack, Part, Raw
+from shmcow.codecs import JSON, Bundle, BundleView, Codec, MsgPack, Part, Raw, StoredPart
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -35,6 +35,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "JSON",
+    "Bundle",
+    "BundleView",
     "ClosedError",
     "Codec",
     "CodecMismatchError",
@@ -55,6 +57,7 @@ __all__ = [
     "Snapshot",
     "StoreDestroyedError",
     "StoreNotFoundError",
+    "StoredPart",
     "ValidationError",
     "VersionConflictError",
     "VersionGoneError",

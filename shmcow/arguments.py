@@ -6,7 +6,7 @@ import grp
 from typing import Any
 
 from shmcow import _core
-from shmcow.codecs import Codec
+from shmcow.codecs import Bundle, Codec
 from shmcow.frozen import check_frozen
 
 
@@ -17,6 +17,10 @@ def given_codec(type: Any, codec: Codec[Any] | None, frozen: bool) -> Codec[Any]
     if codec is not None:
         if not isinstance(codec, Codec):
             raise TypeError(f"codec= is a codec object such as MsgPack(Config), found {codec!r}")
+        if isinstance(codec, Bundle) and not codec.codecs:
+            raise ValueError(
+                "a writer's Bundle names its parts, as in Bundle(config=MsgPack(Config), blob=Raw())"
+            )
         if frozen:
             codec.check_frozen()
     elif type is not None and frozen:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmcow import _core, codecs
+from shmcow.codecs import StoredPart
 from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError
-from shmcow.frozen import freeze
 
 if TYPE_CHECKING:
     from shmcow.codecs import Codec
@@ -52,23 +52,28 @@ def decode(hold: _core.Hold, entry: dict[str, Any], how: Decoding) -> tuple[Any,
     """
     where = f"version {entry['version']} of store {hold.store.name}"
     codec = choose(how, entry, where)
-    views = [hold.view(k) for k in range(len(entry["parts"]))]
-    for view, part in zip(views, entry["parts"], strict=True):
-        check_payload(view, part, how.verify, where)
+    parts = stored_parts(hold, entry)
+    for part, listed in zip(parts, entry["parts"], strict=True):
+        check_payload(part.view, listed, how.verify, where)
     try:
-        value = codec.decode_parts(views)
-        if how.freeze:
-            value = freeze(value)
-    except DecodeError as exc:
-        raise DecodeError(f"{where}{_published_as(entry)}: {exc}") from exc
-    except RecursionError as exc:
-        raise DecodeError(f"{where} is nested too deeply to be frozen") from exc
+        value = codec.decode_parts(parts, freeze=how.freeze)
+    except (DecodeError, CodecMismatchError) as exc:
+        raise type(exc)(f"{where}{_published_as(entry)}: {exc}") from exc
     if how.transform is not None:
         try:
             value = how.transform(value)
         except Exception as exc:
             raise DecodeError(f"transform= raised {type(exc).__name__} for {where}: {exc}") from exc
     return value, codec.holds
+
+
+def stored_parts(hold: _core.Hold, entry: dict[str, Any]) -> list[StoredPart]:
+    """Return the parts of a held version, as a codec takes them."""
+    prefix = hold.store.prefix
+    return [
+        StoredPart(hold.view(k), part["name"], hold.codec(k), f"{prefix}{part['segment']}")
+        for k, part in enumerate(entry["parts"])
+    ]
 
 
 def choose(how: Decoding, entry: dict[str, Any], where: str) -> Codec[Any]:

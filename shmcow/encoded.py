@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+import zlib
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from shmcow import _core
-from shmcow.codecs import Part
-from shmcow.decoding import CHECKED_BYTES
-from shmcow.errors import ValidationError
+from shmcow.codecs import Part, StoredPart
+from shmcow.decoding import CHECKED_BYTES, stored_parts
+from shmcow.errors import CorruptSegmentError, ValidationError
 
 
 class Schema(NamedTuple):
@@ -25,6 +26,64 @@ class EncodedPart(NamedTuple):
     codec: bytes
     views: list[memoryview]
     whole: memoryview
+
+    @property
+    def stored(self) -> StoredPart:
+        """The part as a codec decodes it."""
+        return StoredPart(self.whole, self.name.decode(), self.codec.decode())
+
+    def listed(self, verify: bool) -> Listed:
+        """Return what a version lists for it when it goes into a segment of its own.
+
+        Args:
+            verify: whether to compute the CRC of a long payload, too.
+        """
+        length = self.whole.nbytes
+        flags = _core.HAS_CRC if length <= CHECKED_BYTES or verify else 0
+        crc = zlib.crc32(self.whole) if flags else 0
+        return self.name, 0, length, crc, flags, self.codec, self.views
+
+
+# What a version lists for a part: name, segment (0: a fresh one), length, crc, flags, codec, buffers.
+Listed: TypeAlias = tuple[bytes, int, int, int, int, bytes, list[memoryview] | None]
+
+
+def listed_again(part: dict[str, Any]) -> Listed:
+    """Return what a version lists for a part that shares the segment of a published one, which must be held."""
+    name = bounded("a part's name", part["name"], 32)
+    return name, part["segment"], part["length"], part["crc"], part["flags"], b"", None
+
+
+class Shared:
+    """The parts of the current version, held, which the next one may share."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, EncodedPart] = {}
+        self._entries: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def of(cls, store: _core.Store) -> Shared:
+        """Hold the current version of a store, as long as what is returned lives; a damaged one is not shared."""
+        self = cls()
+        try:
+            hold = store.hold()
+        except CorruptSegmentError:
+            return self
+        entry = hold.entry
+        for stored, part in zip(stored_parts(hold, entry), entry["parts"], strict=True):
+            self.parts[stored.name] = EncodedPart(
+                stored.name.encode(), stored.codec.encode(), [stored.view], stored.view
+            )
+            self._entries[stored.name] = part
+        return self
+
+    def listed(self, part: EncodedPart) -> Listed | None:
+        """Return what to list for a part that is in the current version already, byte by byte; None: it is not."""
+        name = part.name.decode()
+        there = self.parts.get(name)
+        if there is None or there.codec != part.codec or not _core.same(there.whole, part.whole):
+            return None
+        return listed_again(self._entries[name])
 
 
 class Encoded(NamedTuple):

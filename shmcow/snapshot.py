@@ -135,8 +135,29 @@ class Snapshot(Generic[T]):
 
         Raises:
             VersionGoneError: the version was reclaimed, and nobody in this process holds it.
+            TypeError: it has several parts: see ``part``.
         """
-        return self._store.hold(self.version).view()
+        hold = self._store.hold(self.version)
+        names = [part["name"] for part in hold.entry["parts"]]
+        if len(names) > 1:
+            raise TypeError(
+                f"version {self.version} of store {self.store} has several parts ({', '.join(names)}): "
+                "take one with part(name)"
+            )
+        return hold.view()
+
+    def part(self, name: str) -> memoryview:
+        """Return the payload of one part of a bundle, as ``data`` does of a version with only one.
+
+        Raises:
+            KeyError: there is no part of that name.
+            VersionGoneError: the version was reclaimed, and nobody in this process holds it.
+        """
+        hold = self._store.hold(self.version)
+        names = [part["name"] for part in hold.entry["parts"]]
+        if name not in names:
+            raise KeyError(f"version {self.version} of store {self.store} has no part {name!r}: it has {names}")
+        return hold.view(names.index(name))
 
     def copy(self) -> T:
         """Return a plain, mutable, deep copy of the value."""
@@ -205,6 +226,10 @@ class Unavailable(Snapshot[Any]):
 
     @property
     def data(self) -> memoryview:
+        """Raise why the snapshot cannot be had."""
+        self._fail()
+
+    def part(self, name: str) -> NoReturn:  # noqa: ARG002
         """Raise why the snapshot cannot be had."""
         self._fail()
 

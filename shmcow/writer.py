@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, overload
 
 from typing_extensions import TypeForm, TypeVar
 
 from shmcow import _core, codecs, draft, schema, segments, validators
 from shmcow.arguments import check_count, check_group, check_mode, check_version, given_codec
-from shmcow.codecs import Codec
-from shmcow.decoding import CHECKED_BYTES, Decoding, choose
-from shmcow.encoded import Encoded, Said, Schema, bounded, encode_part, say
+from shmcow.codecs import Bundle, Codec
+from shmcow.decoding import Decoding, choose, stored_parts
+from shmcow.encoded import Encoded, Said, Schema, Shared, bounded, encode_part, listed_again, say
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -31,7 +30,6 @@ from shmcow.errors import (
     WaitTimeoutError,
     WriterBusyError,
 )
-from shmcow.frozen import freeze
 from shmcow.holders import name_holders
 from shmcow.segments import check_name
 from shmcow.snapshot import Snapshot, load
@@ -298,7 +296,7 @@ class Writer(Generic[T]):
             return self._commit_new(turn, new, said, "update's function")
 
     def patch(self, /, **changes: Any) -> int:
-        """Replace fields (of a Struct, dataclass or attrs class) or keys (of a dict) of the current value.
+        """Replace fields (of a Struct, dataclass or attrs class), keys (of a dict) or parts of the current value.
 
         Every argument is a field; to give a message, use ``update`` or ``edit``.
 
@@ -308,6 +306,8 @@ class Writer(Generic[T]):
         Raises:
             ValidationError: a field is unknown, or its value does not fit.
         """
+        if isinstance(self._codec, Bundle):
+            return self.publish_parts(changes)
         return self.update(lambda old: draft.patched(old, changes))
 
     @contextlib.contextmanager
@@ -329,6 +329,54 @@ class Writer(Generic[T]):
             copy = draft.open_draft(self._load(turn.store.hold()).value)
             yield copy
             self._commit_new(turn, draft.close_draft(copy), said, "edit")
+
+    def publish_parts(
+        self,
+        parts: Mapping[str, Any] | None = None,
+        /,
+        *,
+        expected: int | None = None,
+        message: str = "",
+        author: str = "",
+        source: str = "",
+        **more: Any,
+    ) -> int:
+        """Publish a version with other values for some parts of a ``Bundle``; it shares the segments of the rest.
+
+        What the other parts are is decided under the writer lock: two writers that publish different parts lose
+        nothing. It costs what the given parts cost, however large the rest is.
+
+        Args:
+            parts: new values, by part; for parts with names such as ``message``.
+            expected, message, author, source: as for ``publish``.
+            more: new values, by part.
+
+        Returns:
+            The new version.
+
+        Raises:
+            TypeError: the codec is no Bundle.
+            NotPublishedError: there is no version yet: publish one with all parts.
+            ValidationError: a part is unknown, does not fit, was never published, or a validator refused the whole.
+            VersionConflictError, WriterBusyError, OutOfSharedMemoryError: as for ``publish``.
+            StoreDestroyedError: the store is gone.
+
+        Concurrency: as ``publish``.
+        """
+        self._check_open()
+        codec = self._codec
+        if not isinstance(codec, Bundle):
+            raise TypeError(
+                f"publish_parts is for stores of several parts: give Writer(..., codec=Bundle(...)), found {codec!r}"
+            )
+        said = say(message, author, source)
+        if expected is not None:
+            check_version("expected", expected, 0)
+        values = {**(parts or {}), **more}
+        encoded = self._prove(codec.only(values), values)
+        with self._turn(recreate=False) as turn:
+            turn.store.hold()  # raises NotPublishedError
+            return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected)
 
     def swap(self, value: T, *, message: str = "", author: str = "", source: str = "") -> Snapshot[T]:
         """Publish a value and return the Snapshot of the version that it replaced.
@@ -372,7 +420,7 @@ class Writer(Generic[T]):
                     f"version {current} of store {self._name} has the content of the first: there is none before it"
                 )
             hold = turn.store.hold(target)
-            self._load(hold)  # nothing bad is published, not even again
+            self._check_good(hold)
             said = say(message or f"roll back from {current} to {target}", author, source)
             return self._commit_shared(turn, hold.entry, said)
 
@@ -489,6 +537,9 @@ class Writer(Generic[T]):
         entry = self._current_entry()
         if entry is not None and given is None and self._codec is None:
             self._codec = codecs.for_name(entry["codec"], self._type)
+            if isinstance(self._codec, Bundle):
+                hold = self._store.hold()
+                self._codec = Bundle.like(stored_parts(hold, hold.entry))
             if self._freeze:
                 self._codec.check_frozen()
         if self._codec is None:
@@ -536,19 +587,20 @@ class Writer(Generic[T]):
             self._commit(turn, encoded, say("initial", "", ""), 0)
 
     def _encode(self, value: Any) -> Encoded:
+        assert self._codec is not None
+        return self._prove(self._codec, value)
+
+    def _prove(self, codec: Codec[Any], value: Any) -> Encoded:
         """Encode a value, and prove that it decodes to what it should."""
-        codec = self._codec
-        assert codec is not None
         try:
             parts = [encode_part(part) for part in codec.encode_parts(value)]
             if not 1 <= len(parts) <= _core.MAX_SEGMENTS:
                 raise ValidationError(f"a version has 1 to {_core.MAX_SEGMENTS} parts, found {len(parts)}")
             try:
-                decoded = codec.decode_parts([part.whole for part in parts])
-                if self._must_freeze():
-                    decoded = freeze(decoded)
-            except (DecodeError, RecursionError) as exc:
-                raise ValidationError(f"the value would not be readable: {exc or 'nested too deeply'}") from exc
+                decoded = codec.decode_parts([part.stored for part in parts], freeze=self._must_freeze())
+                codec.prove(decoded)
+            except (DecodeError, CorruptSegmentError) as exc:
+                raise ValidationError(f"the value would not be readable: {exc}") from exc
         except ValidationError:
             self._count_refused()
             raise
@@ -567,6 +619,12 @@ class Writer(Generic[T]):
         core = self._keeper._core if hasattr(self, "_keeper") else None
         if core is not None:
             core.count(_REFUSED, 1)
+
+    def _check_good(self, hold: _core.Hold) -> None:
+        """Decode a version that is to be published again."""
+        value = self._load(hold).value
+        if self._codec is not None:
+            self._codec.prove(value)
 
     def _load(self, hold: _core.Hold) -> Snapshot[T]:
         return load(hold, Decoding(self._codec, freeze=self._freeze, verify=self._verify))
@@ -587,21 +645,34 @@ class Writer(Generic[T]):
             raise VersionConflictError(expected, current)
         if current != self._fits and current != 0:
             self._check_schema(turn.store)
+        bundle = isinstance(self._codec, Bundle)
+        shared = Shared.of(turn.store) if current != 0 and (bundle or len(encoded.parts) > 1) else Shared()
+        if bundle:
+            encoded = self._complete(encoded, shared)
         if self._validators:
             self._validate(turn, encoded)
-        parts = []
-        for part in encoded.parts:
-            length = part.whole.nbytes
-            flags = _core.HAS_CRC if length <= CHECKED_BYTES or self._verify else 0
-            crc = zlib.crc32(part.whole) if flags else 0
-            parts.append((part.name, 0, length, crc, flags, part.codec, part.views))
+        parts = tuple(shared.listed(part) or part.listed(self._verify) for part in encoded.parts)
         turn.check_still_ours()
         try:
-            version = turn.core.publish(0, self._own_schema(), said, tuple(parts))
+            version = turn.core.publish(0, self._own_schema(), said, parts)
         except OutOfSharedMemoryError as exc:
             raise OutOfSharedMemoryError(f"{exc.strerror} ({self._figures(turn.store, encoded)})") from exc
         self._fits = version
         return version
+
+    def _complete(self, encoded: Encoded, shared: Shared) -> Encoded:
+        """Add the parts that were not given, as they are in the current version."""
+        codec = self._codec
+        assert isinstance(codec, Bundle)
+        given = {part.stored.name: part for part in encoded.parts}
+        parts = {**shared.parts, **given}
+        missing = [name for name in codec.codecs if name not in parts]
+        if missing:
+            raise ValidationError(f"the part {missing[0]!r} was never published: give it, too")
+        if len(given) == len(codec.codecs):
+            return encoded
+        whole = [parts[name] for name in codec.codecs]
+        return Encoded(whole, codec.decode_parts([part.stored for part in whole], freeze=self._freeze))
 
     @staticmethod
     def _figures(store: _core.Store, encoded: Encoded) -> str:
@@ -628,18 +699,7 @@ class Writer(Generic[T]):
             bounded("codec", entry["codec"], _core.CODEC_BYTES),
             bounded("type", entry["type_name"], 88),
         )
-        parts = tuple(
-            (
-                bounded("a part's name", part["name"], 32),
-                part["segment"],
-                part["length"],
-                part["crc"],
-                part["flags"],
-                b"",
-                None,
-            )
-            for part in entry["parts"]
-        )
+        parts = tuple(listed_again(part) for part in entry["parts"])
         turn.check_still_ours()
         return turn.core.publish(entry["version"], again, said, parts)
 
@@ -663,7 +723,7 @@ class Writer(Generic[T]):
                 f"give Writer(..., type={published})"
             )
         try:
-            load(hold, Decoding(codec, freeze=False))
+            codec.check_follows(stored_parts(hold, entry))
         except ShmcowError as exc:
             raise CodecMismatchError(
                 f"{where} was published as {published} and cannot be read as {codec.type_name}: {exc}; give the new "

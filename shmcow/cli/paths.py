@@ -69,20 +69,20 @@ def replaced_typed(value: Any, steps: tuple[str, ...], new: Any, codec: codecs.C
     Concurrency: pure.
     """
     plain = codecs.for_name(codec.name)
-    stored = plain.decode_parts([_view(part) for part in codec.encode_parts(value)])
+    stored = plain.decode_parts([_stored(part) for part in codec.encode_parts(value)])
     changed = replaced(stored, steps, new)
     if codec.type is Any:
         return changed
     try:
-        result = codec.decode_parts([_view(part) for part in plain.encode_parts(changed)])
+        result = codec.decode_parts([_stored(part) for part in plain.encode_parts(changed)])
     except DecodeError as exc:
         raise ValidationError(f"the new value does not fit: {exc}") from exc
     _check_field(result, steps)
     return result
 
 
-def _view(part: codecs.Part) -> memoryview:
-    return memoryview(b"".join(part.buffers))
+def _stored(part: codecs.Part) -> codecs.StoredPart:
+    return codecs.StoredPart(memoryview(b"".join(part.buffers)), part.name, part.codec)
 
 
 def _replaced(value: Any, steps: tuple[str, ...], depth: int, new: Any) -> Any:

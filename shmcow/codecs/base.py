@@ -6,13 +6,14 @@ codec's *name*, and a Reader whose codec has another name refuses the version.
 To write one, subclass ``Codec``, set ``name``, and choose:
 
 - **one part** (a blob, a table): override ``encode`` and ``decode``. The value is one segment.
-- **several parts** (a bundle of other codecs' values): override ``split`` and ``join`` instead. Each part is a segment
-  of its own, so a part that encodes to the same bytes as before is shared with the previous version. ``split`` names
-  each part, and ``join`` gets their views in the same order. An inner codec is called through *its* ``encode_parts``
-  and ``decode_parts``, so that its errors are mapped.
+- **several parts** (see ``Bundle``): override ``split`` and ``join`` instead. Each part is a segment of its own, so a
+  part that encodes to the same bytes as before is shared with the previous version. ``split`` names each part and its
+  codec, and ``join`` gets them in the same order. An inner codec is called through *its* ``encode_parts`` and
+  ``decode_parts``, so that its errors are mapped.
 
 Set ``holds = True`` if what ``decode`` returns looks into the view: the reader then keeps the version held for as long
-as the value lives. With False the value must be a full copy, for the reader lets go of the version at once.
+as the value lives. With False the value must be a full copy, for the reader lets go of the version at once. A codec
+whose values decode something later overrides ``decode_parts`` (it is told whether to freeze) and ``prove``.
 
 Writers and readers call ``encode_parts`` and ``decode_parts`` only; these turn whatever goes wrong into ValidationError
 or DecodeError, so that ``encode`` and the others may raise what they like.
@@ -30,7 +31,7 @@ from typing_extensions import Buffer, TypeForm, TypeVar
 from shmcow import frozen, schema
 from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError, ValidationError
 
-__all__ = ["Codec", "MsgspecCodec", "Part"]
+__all__ = ["Codec", "MsgspecCodec", "Part", "StoredPart"]
 
 T = TypeVar("T", default=Any)
 
@@ -49,6 +50,22 @@ class Part(NamedTuple):
     name: str
     codec: str
     buffers: list[Buffer]
+
+
+class StoredPart(NamedTuple):
+    """One part as it lies in shared memory, or is about to.
+
+    Attributes:
+        view: the payload: read-only, one-dimensional bytes.
+        name: the part's name; "" when a value is one part.
+        codec: name of the codec that encoded it; "" when unknown.
+        path: of its file, which may have gone; "" when there is none yet.
+    """
+
+    view: memoryview
+    name: str = ""
+    codec: str = ""
+    path: str = ""
 
 
 class Codec(abc.ABC, Generic[T]):
@@ -140,11 +157,11 @@ class Codec(abc.ABC, Generic[T]):
         """
         return [Part("", self.name, self.encode(value))]
 
-    def join(self, views: Sequence[memoryview]) -> T:
+    def join(self, parts: Sequence[StoredPart]) -> T:
         """Decode a value from its parts. To be overridden by a codec of several parts.
 
         Args:
-            views: the payloads, in the order in which ``split`` gave them.
+            parts: in the order in which ``split`` gave them.
 
         Returns:
             The value; here: ``decode`` of the only one.
@@ -154,12 +171,12 @@ class Codec(abc.ABC, Generic[T]):
 
         Concurrency: any thread.
         """
-        if len(views) != 1:
+        if len(parts) != 1:
             raise DecodeError(
-                f"expected one part for the {self.name} codec, found {len(views)}: read it with the codec it was "
+                f"expected one part for the {self.name} codec, found {len(parts)}: read it with the codec it was "
                 f"published with"
             )
-        return self.decode(views[0])
+        return self.decode(parts[0].view)
 
     def encode_parts(self, value: T) -> list[Part]:
         """Encode a value; what a writer calls.
@@ -187,14 +204,15 @@ class Codec(abc.ABC, Generic[T]):
             where = self._locate(value, exc)
             raise ValidationError(f"cannot encode {where} with {self.name}: {_said(exc)}") from exc
 
-    def decode_parts(self, views: Sequence[memoryview]) -> T:
+    def decode_parts(self, parts: Sequence[StoredPart], *, freeze: bool = False) -> T:
         """Decode a value; what a reader calls.
 
         Args:
-            views: the payloads of the parts: read-only, one-dimensional bytes.
+            parts: as they are stored.
+            freeze: whether to freeze the value deeply; a value that decodes later freezes then.
 
         Returns:
-            The value, not frozen yet.
+            The value.
 
         Raises:
             DecodeError: the payload is damaged, or does not fit the type; says where.
@@ -203,13 +221,39 @@ class Codec(abc.ABC, Generic[T]):
         Concurrency: any thread.
         """
         try:
-            return self.join(views)
+            value = self.join(parts)
+            return frozen.freeze(value) if freeze else value
         except (DecodeError, CorruptSegmentError, CodecMismatchError, MemoryError):
             raise
         except RecursionError as exc:
             raise DecodeError(f"cannot decode {self._expected()}: the payload is nested too deeply") from exc
         except Exception as exc:
             raise DecodeError(f"cannot decode {self._expected()}: {_said(exc)}") from exc
+
+    def prove(self, value: T) -> None:
+        """Decode what a value would decode later: a writer calls this before it publishes.
+
+        Args:
+            value: what ``decode_parts`` returned.
+
+        Raises:
+            DecodeError: something in it does not decode.
+
+        Concurrency: any thread.
+        """
+
+    def check_follows(self, parts: Sequence[StoredPart]) -> None:
+        """Refuse to publish after a version whose schema this codec cannot go on with: its readers must not be lost.
+
+        Args:
+            parts: of the version that is current.
+
+        Raises:
+            DecodeError, CodecMismatchError: it cannot be read with this codec.
+
+        Concurrency: any thread.
+        """
+        self.prove(self.decode_parts(parts))
 
     def _expected(self) -> str:
         return f"{self.name} as {self.type_name}" if self.type_name else self.name

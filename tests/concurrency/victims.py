@@ -45,8 +45,8 @@ class Thirds(Codec[Any]):
         pieces = [cells[k : k + third] for k in range(0, 3 * third, third)]
         return [Part(f"p{k}", self.name, [msgspec.msgpack.encode([value["version"], p])]) for k, p in enumerate(pieces)]
 
-    def join(self, views: Any) -> Any:
-        pieces = [msgspec.msgpack.decode(view) for view in views]
+    def join(self, parts: Any) -> Any:
+        pieces = [msgspec.msgpack.decode(part.view) for part in parts]
         cells = [version for version, _ in pieces] + [cell for _, piece in pieces for cell in piece]
         return {"version": pieces[0][0], "cells": cells}
 

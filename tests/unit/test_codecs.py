@@ -19,7 +19,7 @@ import attrs
 import msgspec
 import pytest
 
-from shmcow.codecs import JSON, Codec, MsgPack, Part, Raw, for_name
+from shmcow.codecs import JSON, Codec, MsgPack, Part, Raw, StoredPart, for_name
 from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError, ValidationError
 from shmcow.frozen import FrozenDict, FrozenList, freeze
 
@@ -160,7 +160,7 @@ def payload(codec: Codec[Any], value: Any) -> memoryview:
 
 
 def round_trip(codec: Codec[Any], value: Any) -> Any:
-    return codec.decode_parts([payload(codec, value)])
+    return codec.decode_parts([StoredPart(payload(codec, value))])
 
 
 @pytest.mark.parametrize("codec_class", [MsgPack, JSON])
@@ -266,7 +266,7 @@ def test_nesting_without_end_is_an_error_of_ours(codec_class: Any) -> None:
             codec_class().encode_parts(value)
     hostile = b"[" * 200_000 if codec_class is JSON else b"\x91" * 200_000
     with pytest.raises(DecodeError, match="nested too deeply"):
-        codec_class().decode_parts([memoryview(hostile)])
+        codec_class().decode_parts([StoredPart(memoryview(hostile))])
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_nesting_without_end_is_an_error_of_ours(codec_class: Any) -> None:
 def test_decode_errors_say_what_and_where(codec: Codec[Any], data: bytes, said: str) -> None:
     """msgspec's message and path, with the codec and the type."""
     with pytest.raises(DecodeError, match=said) as caught:
-        codec.decode_parts([memoryview(data)])
+        codec.decode_parts([StoredPart(memoryview(data))])
     assert caught.value.__cause__ is not None
     assert codec.name in str(caught.value)
     assert codec.type_name in str(caught.value)
@@ -330,7 +330,7 @@ def test_whatever_a_decode_hook_raises_is_a_decode_error(error: Exception) -> No
         raise error
 
     with pytest.raises(DecodeError) as caught:
-        MsgPack(complex, dec_hook=hook).decode_parts([memoryview(b"\x01")])
+        MsgPack(complex, dec_hook=hook).decode_parts([StoredPart(memoryview(b"\x01"))])
     assert str(error) in str(caught.value)
 
 
@@ -342,7 +342,7 @@ def test_interrupts_and_memory_errors_pass_through(error: type[BaseException]) -
         raise error
 
     with pytest.raises(error):
-        MsgPack(complex, dec_hook=hook).decode_parts([memoryview(b"\x01")])
+        MsgPack(complex, dec_hook=hook).decode_parts([StoredPart(memoryview(b"\x01"))])
     with pytest.raises(error):
         MsgPack(enc_hook=hook).encode_parts(1j)
 
@@ -363,7 +363,7 @@ def test_a_decoded_value_never_looks_into_the_segment(tp: Any, value: Any, data:
     codec = MsgPack(tp)
     segment = bytearray(payload(codec, value))
     view = memoryview(segment)
-    decoded = codec.decode_parts([view])
+    decoded = codec.decode_parts([StoredPart(view)])
     before = data(decoded)
     view.release()
     segment[:] = bytes(len(segment))
@@ -452,7 +452,7 @@ def test_raw_publishes_any_buffer_without_a_copy(value: Any) -> None:
         assert buffer.obj is memoryview(value).obj
         assert (buffer.format, buffer.ndim) == ("B", 1)
     segment = bytearray(memoryview(value).tobytes())
-    view = codec.decode_parts([memoryview(segment)])
+    view = codec.decode_parts([StoredPart(memoryview(segment))])
     assert isinstance(view, memoryview)
     assert view.readonly
     assert view.obj is segment
@@ -493,9 +493,9 @@ def test_for_name_makes_the_built_in_codecs(name: str, tp: Any, codec: Codec[Any
 
 def test_for_name_refuses_others() -> None:
     """An unknown name lists the known ones; raw has no type."""
-    with pytest.raises(CodecMismatchError, match=r"'table' \(known: json, msgpack, raw\)"):
-        for_name("table", Any)
-    with pytest.raises(CodecMismatchError, match="decodes to no type"):
+    with pytest.raises(CodecMismatchError, match=r"'tables' \(known: bundle, json, msgpack, raw\)"):
+        for_name("tables", Any)
+    with pytest.raises(CodecMismatchError, match="has no type of its own"):
         for_name("raw", bytes)
 
 
@@ -507,10 +507,10 @@ class Two(Codec[dict[str, Any]]):
     def split(self, value: dict[str, Any]) -> list[Part]:
         return [part._replace(name=key) for key in ("a", "b") for part in MsgPack().encode_parts(value[key])]
 
-    def join(self, views: Sequence[memoryview]) -> dict[str, Any]:
-        if len(views) == 3:
+    def join(self, parts: Sequence[StoredPart]) -> dict[str, Any]:
+        if len(parts) == 3:
             raise CorruptSegmentError("three")
-        return {key: MsgPack().decode_parts([view]) for key, view in zip(("a", "b"), views, strict=True)}
+        return {key: MsgPack().decode_parts([part]) for key, part in zip(("a", "b"), parts, strict=True)}
 
 
 def test_a_codec_of_several_parts_needs_split_and_join_only() -> None:
@@ -518,24 +518,24 @@ def test_a_codec_of_several_parts_needs_split_and_join_only() -> None:
     codec = Two()
     parts = codec.encode_parts({"a": 1, "b": [2]})
     assert [part[:2] for part in parts] == [("a", "msgpack"), ("b", "msgpack")]
-    views = [memoryview(b"".join(bytes(memoryview(item)) for item in part.buffers)) for part in parts]
-    assert codec.decode_parts(views) == {"a": 1, "b": [2]}
+    stored = [StoredPart(memoryview(b"".join(bytes(memoryview(item)) for item in part.buffers))) for part in parts]
+    assert codec.decode_parts(stored) == {"a": 1, "b": [2]}
     with pytest.raises(ValidationError, match="with two: KeyError: 'b'"):
         codec.encode_parts({"a": 1})
     with pytest.raises(ValidationError, match="with msgpack"):
         codec.encode_parts({"a": 1, "b": object()})
     with pytest.raises(DecodeError, match="cannot decode two"):
-        codec.decode_parts(views[:1])
+        codec.decode_parts(stored[:1])
     with pytest.raises(DecodeError, match="cannot decode msgpack"):
-        codec.decode_parts([memoryview(b"")] * 2)
+        codec.decode_parts([StoredPart(memoryview(b""))] * 2)
     with pytest.raises(CorruptSegmentError, match="three"):
-        codec.decode_parts(views + views[:1])
+        codec.decode_parts(stored + stored[:1])
 
 
 def test_a_codec_of_one_part_refuses_several() -> None:
     """A version of several parts was published with another codec."""
     with pytest.raises(DecodeError, match="expected one part for the msgpack codec, found 2"):
-        MsgPack().decode_parts([memoryview(b"\x01")] * 2)
+        MsgPack().decode_parts([StoredPart(memoryview(b"\x01"))] * 2)
 
 
 def test_a_codec_that_overrides_nothing_says_so() -> None:
@@ -547,7 +547,7 @@ def test_a_codec_that_overrides_nothing_says_so() -> None:
     with pytest.raises(ValidationError, match="must override encode and decode, or split and join"):
         Empty().encode_parts(1)
     with pytest.raises(DecodeError, match="must override"):
-        Empty().decode_parts([memoryview(b"")])
+        Empty().decode_parts([StoredPart(memoryview(b""))])
 
 
 @pytest.mark.parametrize("name", ["", "x" * 32, "nämé", "a\n"])

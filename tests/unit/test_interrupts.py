@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import shmcow
-from shmcow import Codec, MsgPack, Reader, Writer, WriterBusyError, segments
+from shmcow import Codec, MsgPack, Reader, StoredPart, Writer, WriterBusyError, segments
 
 PACKAGE = os.path.dirname(shmcow.__file__)
 SHM = Path("/dev/shm")
@@ -305,9 +305,9 @@ class Pieces(Codec[Any]):
         inner = MsgPack[Any]()
         return [inner.encode_parts(item)[0]._replace(name=f"p{k}") for k, item in enumerate(value)]
 
-    def join(self, views: Sequence[memoryview]) -> Any:
+    def join(self, parts: Sequence[StoredPart]) -> Any:
         inner = MsgPack[Any]()
-        return [inner.decode_parts([view]) for view in views]
+        return [inner.decode_parts([part]) for part in parts]
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from shmcow import (
     Raw,
     Reader,
     ShmcowError,
+    StoredPart,
     Writer,
 )
 from shmcow import store as stores
@@ -391,8 +392,8 @@ class Pieces(Codec[Any]):
     def split(self, value: Any) -> list[Part]:
         return [Part(f"p{k}", self.name, [item]) for k, item in enumerate(value)]
 
-    def join(self, views: Sequence[memoryview]) -> Any:
-        return tuple(bytes(view) for view in views)
+    def join(self, parts: Sequence[StoredPart]) -> Any:
+        return tuple(bytes(part.view) for part in parts)
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -156,6 +156,8 @@ print(json.dumps([before, after, heavy]))
 
 PUBLIC = [
     "JSON",
+    "Bundle",
+    "BundleView",
     "ClosedError",
     "Codec",
     "CodecMismatchError",
@@ -176,6 +178,7 @@ PUBLIC = [
     "Snapshot",
     "StoreDestroyedError",
     "StoreNotFoundError",
+    "StoredPart",
     "ValidationError",
     "VersionConflictError",
     "VersionGoneError",

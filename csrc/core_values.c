@@ -1,0 +1,148 @@
+/* shmcow: values of a table, decoded on demand (see core_values.h).
+ *
+ * The cache is bounded, so that a process that looks up everything does not end up with a private copy of everything:
+ * 4,096 values, four for each set. Plain scalars are decoded here (MessagePack: msgpack.org, the specification of 2017);
+ * a Python decoder has the rest, and gets a copy of the bytes, so that no value can point into the segment.
+ */
+#include "core_values.h"
+
+static_assert(CORE_CACHE_SETS == 1u << 10, "core_values_get takes the upper 10 of 32 bits");
+
+static uint64_t big_endian(const uint8_t *p, unsigned int bytes)
+{
+    uint64_t n = 0;
+    for (unsigned int k = 0; k < bytes; k++)
+        n = n << 8 | p[k];
+    return n;
+}
+
+static PyObject *text_of(const uint8_t *p, uint64_t length, uint64_t head, uint64_t bytes)
+{
+    return head + bytes == length ? PyUnicode_DecodeUTF8((const char *)p + head, (Py_ssize_t)bytes, NULL) : NULL;
+}
+
+static PyObject *blob_of(const uint8_t *p, uint64_t length, uint64_t head, uint64_t bytes)
+{
+    return head + bytes == length ? PyBytes_FromStringAndSize((const char *)p + head, (Py_ssize_t)bytes) : NULL;
+}
+
+static PyObject *signed_of(const uint8_t *p, unsigned int bytes)
+{
+    uint64_t n = big_endian(p, bytes), sign = UINT64_C(1) << (8 * bytes - 1);
+    return PyLong_FromLongLong((long long)((n ^ sign) - sign));
+}
+
+/* A scalar of an allowed kind; NULL without an exception: it is the Python decoder's. */
+static PyObject *decode_scalar(const uint8_t *p, uint64_t length, unsigned int allowed)
+{
+    if (length == 0)
+        return NULL;
+    uint8_t lead = p[0];
+    unsigned int size = 1u << (lead & 3); /* of the integers 0xcc to 0xd3 */
+    if (lead >= 0xa0 && lead <= 0xbf)
+        return allowed & CORE_STR ? text_of(p, length, 1, lead & 0x1f) : NULL;
+    if (lead >= 0xd9 && lead <= 0xdb) {
+        unsigned int head = 1u << (lead - 0xd9);
+        return allowed & CORE_STR && length > head ? text_of(p, length, 1 + head, big_endian(p + 1, head)) : NULL;
+    }
+    if (lead <= 0x7f || lead >= 0xe0)
+        return allowed & CORE_INT && length == 1 ? PyLong_FromLong((int8_t)lead) : NULL;
+    if (lead >= 0xcc && lead <= 0xd3) {
+        if (!(allowed & CORE_INT) || length != 1 + size)
+            return NULL;
+        return lead <= 0xcf ? PyLong_FromUnsignedLongLong(big_endian(p + 1, size)) : signed_of(p + 1, size);
+    }
+    if (lead == 0xcb && allowed & CORE_FLOAT && length == 9) {
+        uint64_t bits = big_endian(p + 1, 8);
+        double number;
+        memcpy(&number, &bits, sizeof number);
+        return PyFloat_FromDouble(number);
+    }
+    if (lead >= 0xc4 && lead <= 0xc6) {
+        unsigned int head = 1u << (lead - 0xc4);
+        return allowed & CORE_BYTES && length > head ? blob_of(p, length, 1 + head, big_endian(p + 1, head)) : NULL;
+    }
+    if ((lead == 0xc2 || lead == 0xc3) && allowed & CORE_BOOL && length == 1)
+        return PyBool_FromLong(lead == 0xc3);
+    if (lead == 0xc0 && allowed & CORE_NIL && length == 1)
+        return Py_NewRef(Py_None);
+    return NULL;
+}
+
+static PyObject *decode(const core_values *values, const uint8_t *at, uint32_t length)
+{
+    PyObject *value = decode_scalar(at, length, values->scalars);
+    if (value != NULL)
+        return value;
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError))
+            return NULL;
+        PyErr_Clear(); /* the Python decoder says it better */
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)at, (Py_ssize_t)length);
+    if (bytes == NULL)
+        return NULL;
+    value = PyObject_CallFunctionObjArgs(values->decode, bytes, NULL);
+    Py_DECREF(bytes);
+    return value;
+}
+
+static void remember(core_values *values, uint32_t reference, PyObject *value)
+{
+    if (values->cache == NULL) {
+        values->cache = PyMem_Calloc(CORE_CACHE_SETS, sizeof *values->cache);
+        if (values->cache == NULL)
+            return; /* slower, and right */
+    }
+    core_cache_set *set = &values->cache[(reference * UINT32_C(0x9E3779B1)) >> 22];
+    PyObject *oldest = set->value[CORE_CACHE_WAYS - 1];
+    memmove(&set->reference[1], &set->reference[0], (CORE_CACHE_WAYS - 1) * sizeof set->reference[0]);
+    memmove(&set->value[1], &set->value[0], (CORE_CACHE_WAYS - 1) * sizeof set->value[0]);
+    set->reference[0] = (uint64_t)reference + 1;
+    set->value[0] = Py_NewRef(value);
+    Py_XDECREF(oldest); /* last: a finalizer may look something up */
+}
+
+/* What a lookup raises when it comes upon bytes that no builder wrote. */
+PyObject *core_table_corrupt(const char *what)
+{
+    PyObject *errors = PyImport_ImportModule("shmcow.errors");
+    PyObject *class = errors != NULL ? PyObject_GetAttrString(errors, "CorruptSegmentError") : NULL;
+    if (class != NULL)
+        PyErr_Format(class, "a table contradicts itself: %s; it was overwritten from outside: publish again", what);
+    Py_XDECREF(class);
+    Py_XDECREF(errors);
+    return NULL;
+}
+
+PyObject *core_values_load(core_values *values, uint32_t reference)
+{
+    uint32_t length;
+    const uint8_t *at = shmcow_value_at(&values->blob, reference, &length);
+    if (at == NULL)
+        return core_table_corrupt("a value's reference leads out of it");
+    PyObject *value = decode(values, at, length);
+    if (value != NULL)
+        remember(values, reference, value);
+    return value;
+}
+
+int core_values_traverse(core_values *values, visitproc visit, void *arg)
+{
+    Py_VISIT(values->decode);
+    for (unsigned int k = 0; values->cache != NULL && k < CORE_CACHE_SETS; k++)
+        for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
+            Py_VISIT(values->cache[k].value[way]);
+    return 0;
+}
+
+void core_values_clear(core_values *values)
+{
+    core_cache_set *cache = values->cache;
+    values->cache = NULL;
+    Py_CLEAR(values->decode);
+    for (unsigned int k = 0; cache != NULL && k < CORE_CACHE_SETS; k++)
+        for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
+            Py_XDECREF(cache[k].value[way]);
+    PyMem_Free(cache);
+}

@@ -1,0 +1,50 @@
+/* shmcow: the decoded values of a table in shared memory, and a bounded cache of them. See core_values.c. */
+#ifndef SHMCOW_CORE_VALUES_H
+#define SHMCOW_CORE_VALUES_H
+
+#include "core.h"
+#include "shmcow_values.h"
+
+#define CORE_CACHE_WAYS 4u
+#define CORE_CACHE_SETS 1024u
+
+/* Scalars that are decoded here; everything else is the Python decoder's. */
+enum core_scalar {
+    CORE_NIL = 1,
+    CORE_BOOL = 2,
+    CORE_INT = 4,
+    CORE_FLOAT = 8,
+    CORE_STR = 16,
+    CORE_BYTES = 32
+};
+
+typedef struct {
+    uint64_t reference[CORE_CACHE_WAYS]; /* + 1; 0: empty */
+    PyObject *value[CORE_CACHE_WAYS];
+} core_cache_set;
+
+typedef struct {
+    shmcow_values blob;
+    PyObject *decode;      /* bytes -> value */
+    unsigned int scalars;  /* of enum core_scalar */
+    core_cache_set *cache; /* made at the first miss */
+} core_values;
+
+PyObject *core_table_corrupt(const char *what);
+PyObject *core_values_load(core_values *values, uint32_t reference);
+int core_values_traverse(core_values *values, visitproc visit, void *arg);
+void core_values_clear(core_values *values);
+
+/* The value at a reference: the same object as long as it stays in the cache. NULL with an exception. */
+static inline PyObject *core_values_get(core_values *values, uint32_t reference)
+{
+    if (values->cache != NULL) {
+        core_cache_set *set = &values->cache[(reference * UINT32_C(0x9E3779B1)) >> 22];
+        for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
+            if (set->reference[way] == (uint64_t)reference + 1)
+                return Py_NewRef(set->value[way]);
+    }
+    return core_values_load(values, reference);
+}
+
+#endif
