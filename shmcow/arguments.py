@@ -18,9 +18,7 @@ def given_codec(type: Any, codec: Codec[Any] | None, frozen: bool) -> Codec[Any]
         if not isinstance(codec, Codec):
             raise TypeError(f"codec= is a codec object such as MsgPack(Config), found {codec!r}")
         if isinstance(codec, Bundle) and not codec.codecs:
-            raise ValueError(
-                "a writer's Bundle names its parts, as in Bundle(config=MsgPack(Config), blob=Raw())"
-            )
+            raise ValueError("a writer's Bundle names its parts, as in Bundle(config=MsgPack(Config), blob=Raw())")
         if frozen:
             codec.check_frozen()
     elif type is not None and frozen:

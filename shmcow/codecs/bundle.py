@@ -124,7 +124,7 @@ def _decode_part(name: str, lazy: _Lazy) -> Any:
         raise type(exc)(f"part {name!r}: {exc}") from exc
 
 
-class Bundle(Codec[BundleView]):
+class Bundle(Codec[Any]):
     """Publish several parts as one version, each with a codec of its own.
 
     All of them change in one flip; a version shares the segments of the parts that did not change with the one before,
@@ -170,7 +170,9 @@ class Bundle(Codec[BundleView]):
 
     @property
     def fingerprint(self) -> bytes:
-        """Tell what schema the codec expects: 16 bytes; it depends on the parts' names, codecs and schemas."""
+        """Tell what schema the codec expects: 16 bytes, of all parts; b"" if no part has one."""
+        if not any(codec.fingerprint for codec in self.codecs.values()):
+            return b""
         lines = [f"{name}:{codec.name}:{codec.fingerprint.hex()}" for name, codec in sorted(self.codecs.items())]
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).digest()
 

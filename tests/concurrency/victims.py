@@ -51,7 +51,24 @@ class Thirds(Codec[Any]):
         return {"version": pieces[0][0], "cells": cells}
 
 
-CODECS: dict[str, Callable[[], Codec[Any]]] = {"thirds": Thirds}
+class Beside(Codec[Any]):
+    """A part that changes beside one that never does: each version shares the second one's segment."""
+
+    name = "t-beside"
+
+    def split(self, value: Any) -> list[Part]:
+        return [
+            Part("value", self.name, [msgspec.msgpack.encode(value)]),
+            Part("fixed", self.name, [bytes(range(256)) * 20]),
+        ]
+
+    def join(self, parts: Any) -> Any:
+        value, fixed = parts
+        assert fixed.view == bytes(range(256)) * 20
+        return msgspec.msgpack.decode(value.view)
+
+
+CODECS: dict[str, Callable[[], Codec[Any]]] = {"thirds": Thirds, "beside": Beside}
 
 
 # ---- the build ----

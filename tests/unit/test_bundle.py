@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -51,11 +52,13 @@ def segments(name: str) -> dict[int, tuple[int, ...]]:
 
 
 @pytest.fixture
-def writer(name: str) -> Writer[BundleView]:
-    return Writer(name, codec=CODEC, initial=FIRST)  # type: ignore[arg-type]
+def writer(name: str) -> Iterator[Writer[BundleView]]:
+    with Writer(name, codec=CODEC, initial=FIRST) as made:
+        yield made
 
 
-def test_parts_are_read_as_published(name: str, writer: Writer[BundleView]) -> None:
+@pytest.mark.usefixtures("writer")
+def test_parts_are_read_as_published(name: str) -> None:
     """Each part is its codec's value, decoded once for all threads."""
     view = Reader(name, codec=CODEC).get()
     assert view.config == Config(1.0, ["a"])
@@ -69,24 +72,23 @@ def test_parts_are_read_as_published(name: str, writer: Writer[BundleView]) -> N
     with pytest.raises(TypeError, match="immutable"):
         view.config.hosts.append("b")
     with pytest.raises(AttributeError, match="no part 'zoo': it has config, blob"):
-        view.zoo
-    writer.close()
+        view.zoo  # noqa: B018
 
 
 def test_unchanged_parts_share_their_segments(name: str, writer: Writer[BundleView]) -> None:
     """publish_parts, a publish of equal bytes, update and rollback make segments for what changed only."""
     assert writer.publish_parts(config=Config(2.0)) == 2
-    assert writer.publish({"config": Config(3.0), "blob": bytearray(b"x" * 5000)}) == 3  # type: ignore[arg-type]
+    assert writer.publish({"config": Config(3.0), "blob": bytearray(b"x" * 5000)}) == 3
     assert writer.update(lambda old: old._replace(config=Config(4.0))) == 4
     assert writer.patch(blob=b"y") == 5
     assert writer.rollback(2) == 6
     listed = segments(name)
     configs, blobs = zip(*(listed[version] for version in sorted(listed)), strict=True)
-    assert len(set(blobs[1:4])) == 1
-    assert blobs[4] != blobs[3]
+    assert len(set(blobs[:3])) == 1
+    assert blobs[3] != blobs[2]
     assert listed[6] == listed[2]
-    assert len(set(configs[1:4])) == 3
-    assert configs[4] == configs[3]
+    assert len(set(configs[:3])) == 3
+    assert configs[3] == configs[2]
     assert writer.snapshot().value.config == Config(2.0)
     assert writer.snapshot().size_bytes == 5000 + writer.snapshot().part("config").nbytes
 
@@ -115,7 +117,8 @@ def test_an_old_view_keeps_parts_that_belong_together(name: str, writer: Writer[
     assert bytes(reader.get().blob) == b"69"
 
 
-def test_a_reader_sees_the_parts_that_it_declares(name: str, writer: Writer[BundleView]) -> None:
+@pytest.mark.usefixtures("writer")
+def test_a_reader_sees_the_parts_that_it_declares(name: str) -> None:
     """Fewer parts are fine, without a codec all of them are plain, and a missing one is named."""
     assert list(Reader(name, codec=Bundle(config=MsgPack(Config))).get()) == ["config"]
     plain = Reader(name).get()
@@ -123,22 +126,19 @@ def test_a_reader_sees_the_parts_that_it_declares(name: str, writer: Writer[Bund
     assert plain == Reader(name, codec=Bundle()).get()
     with pytest.raises(CodecMismatchError, match="no part 'konfig' in it, only 'config', 'blob'"):
         Reader(name, codec=Bundle(konfig=MsgPack())).get()
-    with pytest.raises(
-        CodecMismatchError, match="part 'config' was published with the codec 'msgpack', expected 'json'"
-    ):
+    with pytest.raises(CodecMismatchError, match=r"part 'config' was .* codec 'msgpack', expected 'json'"):
         Reader(name, codec=Bundle(config=JSON())).get()
     with pytest.raises(CodecMismatchError, match="'bundle', expected 'msgpack'"):
         Reader(name, codec=MsgPack(Config)).get()
-    writer.close()
 
 
-def test_a_part_that_does_not_decode_says_which(name: str, writer: Writer[BundleView]) -> None:
+@pytest.mark.usefixtures("writer")
+def test_a_part_that_does_not_decode_says_which(name: str) -> None:
     """Decoding is lazy: the error comes at the part's first use, the other parts stay usable."""
     view = Reader(name, codec=Bundle(config=MsgPack(Bigger), blob=Raw())).get()
     assert bytes(view.blob[:1]) == b"x"
-    with pytest.raises(DecodeError, match="part 'config': .*retries"):
-        view.config
-    writer.close()
+    with pytest.raises(DecodeError, match=r"part 'config': .*retries"):
+        view.config  # noqa: B018
 
 
 def test_views_are_immutable_and_compare(name: str, writer: Writer[BundleView]) -> None:
@@ -161,17 +161,17 @@ def test_views_are_immutable_and_compare(name: str, writer: Writer[BundleView]) 
         pickle.dumps(view)
 
 
-def test_a_snapshot_of_a_bundle_is_sent_and_received(name: str, writer: Writer[BundleView]) -> None:
+@pytest.mark.usefixtures("writer")
+def test_a_snapshot_of_a_bundle_is_sent_and_received(name: str) -> None:
     """A pickled Snapshot arrives with the same parts."""
     snapshot = Reader(name, codec=CODEC).snapshot()
     again = pickle.loads(pickle.dumps(snapshot))
     assert again.value.config == Config(1.0, ["a"])
     with pytest.raises(TypeError, match=r"several parts \(config, blob\)"):
-        snapshot.data
+        snapshot.data  # noqa: B018
     assert bytes(snapshot.part("blob")) == FIRST["blob"]
     with pytest.raises(KeyError, match="no part 'zoo'"):
         snapshot.part("zoo")
-    writer.close()
 
 
 BAD: list[tuple[Any, str]] = [
@@ -185,7 +185,7 @@ BAD: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("value", "message"), BAD)
-def test_bad_values_are_refused(name: str, writer: Writer[BundleView], value: Any, message: str) -> None:
+def test_bad_values_are_refused(writer: Writer[BundleView], value: Any, message: str) -> None:
     """Nothing is published, and the message names the part."""
     with pytest.raises(ValidationError, match=message):
         writer.publish(value)
@@ -202,7 +202,7 @@ BAD_PARTS: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("parts", "error", "message"), BAD_PARTS)
 def test_bad_parts_are_refused(
-    name: str, writer: Writer[BundleView], parts: dict[str, Any], error: type[Exception], message: str
+    writer: Writer[BundleView], parts: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     """publish_parts, too, leaves the current version in place."""
     with pytest.raises(error, match=message):
@@ -224,7 +224,7 @@ def test_publish_parts_needs_a_bundle_and_a_version(name: str) -> None:
 
 def test_parts_may_be_called_anything(name: str) -> None:
     """Names that publish_parts has arguments for go into a mapping."""
-    writer = Writer(name, codec=Bundle(message=MsgPack(str), self=MsgPack(int)), initial={"message": "a", "self": 1})  # type: ignore[arg-type]
+    writer = Writer(name, codec=Bundle(message=MsgPack(str), self=MsgPack(int)), initial={"message": "a", "self": 1})
     writer.publish_parts({"message": "b"}, message="why")
     snapshot = writer.snapshot()
     assert (snapshot.value.message, snapshot.message) == ("b", "why")
@@ -256,7 +256,7 @@ def test_sixteen_parts_are_one_version(name: str) -> None:
     """The most that a version lists; each can change alone."""
     names = [f"p{k}" for k in range(16)]
     writer = Writer(name, codec=Bundle(**{part: MsgPack(int) for part in names}))
-    writer.publish(dict.fromkeys(names, 0))  # type: ignore[arg-type]
+    writer.publish(dict.fromkeys(names, 0))
     for k, part in enumerate(names):
         writer.publish_parts({part: k})
     assert writer.snapshot().value._asdict() == {part: k for k, part in enumerate(names)}
@@ -285,7 +285,7 @@ def test_a_writer_without_a_codec_goes_on_with_the_parts_there_are(name: str, wr
     with Writer(name) as tool, pytest.raises(CodecMismatchError, match="published as Bundle"):
         tool.publish_parts(config={"timeout": 1.0})
     shmcow.destroy(name)
-    with Writer(name, codec=Bundle(a=MsgPack(), b=Raw()), initial={"a": 1, "b": b"2"}), Writer(name) as tool:  # type: ignore[arg-type]
+    with Writer(name, codec=Bundle(a=MsgPack(), b=Raw()), initial={"a": 1, "b": b"2"}), Writer(name) as tool:
         assert tool.publish_parts(a=2) == 2
         assert tool.snapshot().value.a == 2
 
@@ -299,12 +299,12 @@ def test_validators_see_the_whole_bundle(name: str) -> None:
         if new.config.timeout < 0:
             raise ValueError("negative")
 
-    writer = Writer(name, codec=CODEC, initial=FIRST, validators=[grows, max_size(6000)])  # type: ignore[arg-type]
+    writer = Writer(name, codec=CODEC, initial=FIRST, validators=[grows, max_size(6000)])
     writer.publish_parts(config=Config(2.0))
     assert seen == [(None, 1.0, 5000), (1.0, 2.0, 5000)]
     with pytest.raises(ValidationError, match="negative"):
         writer.publish_parts(config=Config(-1.0))
-    with pytest.raises(ValidationError, match="6,?000"):
+    with pytest.raises(ValidationError, match=r"6,?000"):
         writer.publish_parts(blob=b"x" * 6001)
     assert writer.version == 2
 
@@ -312,7 +312,7 @@ def test_validators_see_the_whole_bundle(name: str) -> None:
 def test_unfrozen_parts_are_possible(name: str) -> None:
     """freeze=False lets a part be a mutable Struct, decoded lazily all the same."""
     codec = Bundle(a=MsgPack(Mutable))
-    with Writer(name, codec=codec, initial={"a": Mutable(3)}, freeze=False):  # type: ignore[arg-type]
+    with Writer(name, codec=codec, initial={"a": Mutable(3)}, freeze=False):
         reader = Reader(name, codec=codec, freeze=False)
         reader.get().a.a = 4
         assert reader.get().a.a == 4
@@ -329,5 +329,5 @@ def test_bundles_compare_pickle_and_have_fingerprints() -> None:
     assert CODEC != 3
     assert CODEC.fingerprint == Bundle(blob=Raw(), config=MsgPack(Config)).fingerprint
     assert CODEC.fingerprint != Bundle(config=MsgPack(Bigger), blob=Raw()).fingerprint
-    assert CODEC.type_name == "Bundle(config=Config, blob=raw)"
+    assert CODEC.type_name == "Bundle(config=test_bundle.Config, blob=raw)"
     assert repr(Bundle(a=Raw())) == "Bundle(a=Raw())"

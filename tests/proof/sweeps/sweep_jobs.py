@@ -256,6 +256,7 @@ _CREATIONS = (
 _PUBLISHES = (
     Op("publish", _publish(), _steady(), "next"),
     Op("publish, three segments", _publish("thirds"), _steady("thirds"), "next", "thirds"),
+    Op("publish, a part shared", _publish("beside"), _steady("beside"), "next", "beside"),
     Op("publish, old version held", _publish(), _steady(n=6, held=2), "next", marked=(2,)),
     Op(
         "publish at the quota",
@@ -273,6 +274,7 @@ _PUBLISHES = (
     Op("edit", _edit, _steady(), "next"),
     Op("swap", _swap, _steady(), "next"),
     Op("rollback", _rollback(), _steady(), "back"),
+    Op("rollback, a part shared", _rollback("beside"), _steady("beside"), "back", "beside"),
     Op("rollback, three segments", _rollback("thirds"), _steady("thirds"), "back", "thirds"),
 )
 _KEEPING = (
@@ -280,6 +282,7 @@ _KEEPING = (
     Op("reclaim, readers come late", _reclaim, _halves, "same", "thirds", behind=(0,), late=True),
     Op("attach a writer", _attach, _steady(), "same"),
     Op("destroy", _destroy(), _steady(), "destroy"),
+    Op("destroy, a part shared", _destroy("beside"), _steady("beside"), "destroy", "beside"),
     Op("destroy, three segments", _destroy("thirds"), _steady("thirds"), "destroy", "thirds"),
     Op("destroy by name", _destroy_by_name, _steady(), "destroy"),
 )
