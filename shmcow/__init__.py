@@ -5,7 +5,7 @@ one at the cost of one atomic load. See README.md for what is guaranteed, and cs
 """
 
 from shmcow import errors, validators
-from shmcow.codecs import JSON, Bundle, BundleView, Codec, MsgPack, Part, Raw, StoredPart
+from shmcow.codecs import JSON, MMDB, Arrays, Bundle, BundleView, Codec, MMDBView, MsgPack, Part, Raw, StoredPart
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -35,6 +35,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "JSON",
+    "MMDB",
+    "Arrays",
     "Bundle",
     "BundleView",
     "ClosedError",
@@ -45,6 +47,7 @@ __all__ = [
     "FrozenDict",
     "FrozenList",
     "IncompatibleStoreError",
+    "MMDBView",
     "MsgPack",
     "NotOwnerError",
     "NotPublishedError",

@@ -5,24 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from shmcow.codecs.arrays import Arrays
 from shmcow.codecs.base import Codec, Part, StoredPart
 from shmcow.codecs.bundle import Bundle, BundleView
 from shmcow.codecs.json import JSON
+from shmcow.codecs.mmdb import MMDB, MMDBView
 from shmcow.codecs.msgpack import MsgPack
 from shmcow.codecs.raw import Raw
 from shmcow.errors import CodecMismatchError
 
-__all__ = ["JSON", "Bundle", "BundleView", "Codec", "MsgPack", "Part", "Raw", "StoredPart", "for_name"]
+__all__ = [
+    "JSON",
+    "MMDB",
+    "Arrays",
+    "Bundle",
+    "BundleView",
+    "Codec",
+    "MMDBView",
+    "MsgPack",
+    "Part",
+    "Raw",
+    "StoredPart",
+    "for_name",
+]
 
 _TYPED = {MsgPack.name: MsgPack, JSON.name: JSON}
-_PLAIN: dict[str, Callable[[], Codec[Any]]] = {Raw.name: Raw, Bundle.name: Bundle}
+_PLAIN: dict[str, Callable[[], Codec[Any]]] = {kind.name: kind for kind in (Raw, Bundle, MMDB, Arrays)}
 
 
 def for_name(name: str, type: Any = Any) -> Codec[Any]:  # noqa: A002
     """Make the built-in codec of that name, as a tool does that finds the name in a store.
 
     Args:
-        name: "msgpack", "json", "raw" or "bundle".
+        name: "msgpack", "json", "raw", "bundle", "mmdb" or "arrays".
         type: what to decode to; ``Any`` or None for builtins.
 
     Returns:

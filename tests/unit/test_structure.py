@@ -156,6 +156,8 @@ print(json.dumps([before, after, heavy]))
 
 PUBLIC = [
     "JSON",
+    "MMDB",
+    "Arrays",
     "Bundle",
     "BundleView",
     "ClosedError",
@@ -166,6 +168,7 @@ PUBLIC = [
     "FrozenDict",
     "FrozenList",
     "IncompatibleStoreError",
+    "MMDBView",
     "MsgPack",
     "NotOwnerError",
     "NotPublishedError",
