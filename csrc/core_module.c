@@ -244,6 +244,7 @@ static int add_constants(PyObject *module)
         {"HEADER_BYTES", sizeof(shmcow_header)},
         {"ENTRY_BYTES", sizeof(shmcow_entry)},
         {"FOOTER_BYTES", sizeof(shmcow_footer)},
+        {"FOOTER_ALIGN", SHMCOW_FOOTER_ALIGN},
         {"VERSION_MAX", SHMCOW_VERSION_MAX},
         {"DESTROYED", SHMCOW_DESTROYED},
         {"HAS_CRC", SHMCOW_HAS_CRC},

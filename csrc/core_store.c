@@ -329,23 +329,31 @@ static PyObject *store_refresh(store_object *self, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
+/* What generation i says: false if it is free, or was reclaimed while we looked. */
+static bool look_at(const store_object *self, uint32_t i, uint64_t *word, shmcow_entry *entry, bool *whole)
+{
+    *word = shmcow_load_word(self->h, i);
+    if (shmcow_word_state(*word) == SHMCOW_FREE)
+        return false;
+    shmcow_load_entry(self->h, i, entry);
+    /* SYNC copy: behind the fence in shmcow_load_entry, as in shmcow_hold_one */
+    uint64_t again = atomic_load_explicit(&self->h->words[i], memory_order_relaxed);
+    *whole = shmcow_check_entry(&core_crc, entry, shmcow_word_version(*word)) == SHMCOW_FINE;
+    return shmcow_word_version(again) == shmcow_word_version(*word) && shmcow_word_state(again) != SHMCOW_FREE;
+}
+
 PyDoc_STRVAR(generations_doc, "generations() -> list[tuple[int, int, dict | None]]\n\n"
-                              "(version, state, entry) of each generation that is not FREE; entry None if unreadable.");
+                              "(version, state, entry) of every generation that is not free; None: a damaged entry.");
 static PyObject *store_generations(store_object *self, PyObject *ignored)
 {
     (void)ignored;
     PyObject *list = PyList_New(0);
     for (uint32_t i = 0; list != NULL && i < SHMCOW_GENERATIONS; i++) {
         shmcow_entry entry;
-        uint64_t word = shmcow_load_word(self->h, i);
-        if (shmcow_word_state(word) == SHMCOW_FREE)
+        uint64_t word;
+        bool whole;
+        if (!look_at(self, i, &word, &entry, &whole))
             continue;
-        shmcow_load_entry(self->h, i, &entry);
-        /* SYNC copy: behind the fence in shmcow_load_entry, as in shmcow_hold_one */
-        uint64_t again = atomic_load_explicit(&self->h->words[i], memory_order_relaxed);
-        if (shmcow_word_version(again) != shmcow_word_version(word) || shmcow_word_state(again) == SHMCOW_FREE)
-            continue; /* reclaimed while we looked */
-        bool whole = shmcow_check_entry(&core_crc, &entry, shmcow_word_version(word)) == SHMCOW_FINE;
         PyObject *row = Py_BuildValue("(KIN)", (unsigned long long)shmcow_word_version(word), shmcow_word_state(word),
                                       whole ? core_entry_dict(&entry) : Py_NewRef(Py_None));
         if (row == NULL || PyList_Append(list, row) < 0)
@@ -353,6 +361,21 @@ static PyObject *store_generations(store_object *self, PyObject *ignored)
         Py_XDECREF(row);
     }
     return list;
+}
+
+PyDoc_STRVAR(entry_doc, "entry() -> dict | None\n\n"
+                        "What the current version's entry says; None: there is none, or it is damaged. Nothing is held.");
+static PyObject *store_entry(store_object *self, PyObject *ignored)
+{
+    (void)ignored;
+    uint64_t current = shmcow_load_current(self->h), word;
+    uint32_t i = shmcow_index_of(current);
+    shmcow_entry entry;
+    bool whole;
+    if (current == 0 || current == SHMCOW_DESTROYED || i >= SHMCOW_GENERATIONS || !look_at(self, i, &word, &entry, &whole) ||
+        !whole || entry.version != shmcow_version_of(current))
+        Py_RETURN_NONE;
+    return core_entry_dict(&entry);
 }
 
 PyDoc_STRVAR(counters_doc, "counters() -> list[int]\n\nThe store's counters, in the order of the layout header.");
@@ -425,6 +448,7 @@ static PyMethodDef store_methods[] = {
     {"named", (PyCFunction)store_named, METH_NOARGS, named_doc},
     {"refresh_claims", (PyCFunction)store_refresh, METH_NOARGS, refresh_doc},
     {"generations", (PyCFunction)store_generations, METH_NOARGS, generations_doc},
+    {"entry", (PyCFunction)store_entry, METH_NOARGS, entry_doc},
     {"counters", (PyCFunction)store_counters, METH_NOARGS, counters_doc},
     {NULL, NULL, 0, NULL},
 };

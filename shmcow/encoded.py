@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from shmcow import _core
+from shmcow import _core, segments
 from shmcow.codecs import Part, StoredPart
 from shmcow.decoding import CHECKED_BYTES, stored_parts
 from shmcow.errors import CorruptSegmentError, ValidationError
@@ -55,46 +56,102 @@ def listed_again(part: dict[str, Any]) -> Listed:
 
 
 class Shared:
-    """The parts of the current version, held, which the next one may share."""
+    """The parts of the current version, which the next one may share. Made and used under the writer lock only.
 
-    def __init__(self) -> None:
-        self.parts: dict[str, EncodedPart] = {}
-        self._entries: dict[str, dict[str, Any]] = {}
+    Nothing is held unless bytes must be looked at: only a writer reclaims, and that is us.
+    """
+
+    def __init__(self, store: _core.Store, entry: dict[str, Any]) -> None:
+        self._store = store
+        self._version: int = entry["version"]
+        self._entries = {part["name"]: part for part in entry["parts"]}
+        self._stored: dict[str, StoredPart] | None = None
 
     @classmethod
-    def of(cls, store: _core.Store) -> Shared:
-        """Hold the current version of a store, as long as what is returned lives; a damaged one is not shared."""
-        self = cls()
-        try:
-            hold = store.hold()
-        except CorruptSegmentError:
-            return self
-        entry = hold.entry
-        for stored, part in zip(stored_parts(hold, entry), entry["parts"], strict=True):
-            self.parts[stored.name] = EncodedPart(
-                stored.name.encode(), stored.codec.encode(), [stored.view], stored.view
-            )
-            self._entries[stored.name] = part
-        return self
+    def of(cls, store: _core.Store) -> Shared | None:
+        """Look at the current version of a store; None: there is none, or its entry is damaged."""
+        entry = store.entry()
+        return None if entry is None else cls(store, entry)
 
-    def listed(self, part: EncodedPart) -> Listed | None:
-        """Return what to list for a part that is in the current version already, byte by byte; None: it is not."""
+    @property
+    def stored(self) -> dict[str, StoredPart]:
+        """The parts, by name, as a codec decodes them; the version is held from here on.
+
+        Raises:
+            CorruptSegmentError: a segment is missing or damaged.
+        """
+        if self._stored is None:
+            hold = self._store.hold(self._version)
+            self._stored = {part.name: part for part in stored_parts(hold, hold.entry)}
+        return self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def size_bytes(self, name: str) -> int:
+        """The payload of a part."""
+        return int(self._entries[name]["length"])
+
+    def again(self, name: str) -> Listed:
+        """Return what a version lists that shares this part.
+
+        Raises:
+            CorruptSegmentError: its segment is missing, or not what its entry says.
+        """
+        part = self._entries[name]
+        if not segments.is_whole(self._store, part["segment"], part["length"]):
+            raise CorruptSegmentError(
+                f"the segment of part {name!r} of version {self._version} of store {self._store.name} is missing, or "
+                "is not what it was: was it removed from outside? Publish all parts"
+            )
+        return listed_again(part)
+
+    def listed(self, part: EncodedPart, verify: bool) -> Listed:
+        """Return what a version lists for a part: the segment that has it already, byte by byte, or a fresh one."""
+        fresh = part.listed(verify)
         name = part.name.decode()
-        there = self.parts.get(name)
-        if there is None or there.codec != part.codec or not _core.same(there.whole, part.whole):
-            return None
-        return listed_again(self._entries[name])
+        there = self._entries.get(name)
+        if there is None or there["length"] != fresh[2] or (there["flags"] == fresh[4] and there["crc"] != fresh[3]):
+            return fresh
+        try:
+            stored = self.stored[name]
+        except CorruptSegmentError:
+            return fresh
+        same = stored.codec.encode() == part.codec and _core.same(stored.view, part.whole)
+        return self.again(name) if same else fresh
+
+
+def list_parts(given: list[EncodedPart], shared: Shared | None, kept: list[str], verify: bool) -> tuple[Listed, ...]:
+    """Return what a version lists for its parts.
+
+    Args:
+        given: those that may be new.
+        shared: the current version; None: nothing can be shared.
+        kept: the names of those that stay as they are, which are in the current version's order.
+        verify: whether to compute the CRCs of long payloads, too.
+    """
+    if shared is None:
+        return tuple(part.listed(verify) for part in given)
+    listed = {part.name.decode(): shared.listed(part, verify) for part in given}
+    if kept:
+        order = [name for name in shared if name in listed or name in kept]
+        order += [name for name in listed if name not in shared]
+        return tuple(listed.get(name) or shared.again(name) for name in order)
+    return tuple(listed.values())
 
 
 class Encoded(NamedTuple):
-    """A value that is ready to be published: encoded, and decoded again as a check."""
+    """A value that is ready to be published: encoded, and decoded again as a check. Or some parts of one."""
 
     parts: list[EncodedPart]
     decoded: Any
 
     @property
     def size_bytes(self) -> int:
-        """All parts' payloads together."""
+        """These parts' payloads together."""
         return sum(part.whole.nbytes for part in self.parts)
 
 

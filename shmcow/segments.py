@@ -201,6 +201,16 @@ def unlink_segment(name: str, owner: int) -> int:
     return 0
 
 
+def is_whole(store: _core.Store, segment: int, length: int) -> bool:
+    """Tell whether a segment that an entry lists is there, of this size, and the store's."""
+    try:
+        st = os.lstat(f"{store.prefix}{segment}")
+    except FileNotFoundError:
+        return False
+    size = -(-length // _core.FOOTER_ALIGN) * _core.FOOTER_ALIGN + _core.FOOTER_BYTES
+    return stat.S_ISREG(st.st_mode) and st.st_uid == store.uid and st.st_size == size
+
+
 def room() -> tuple[int, int]:
     """Return (free, total) bytes of the file system that holds shared memory."""
     st = os.statvfs(DIRECTORY)

@@ -13,7 +13,7 @@ from shmcow import _core, codecs, draft, schema, segments, validators
 from shmcow.arguments import check_count, check_group, check_mode, check_version, given_codec
 from shmcow.codecs import Bundle, Codec
 from shmcow.decoding import Decoding, choose, stored_parts
-from shmcow.encoded import Encoded, Said, Schema, Shared, bounded, encode_part, listed_again, say
+from shmcow.encoded import Encoded, Said, Schema, Shared, bounded, encode_part, list_parts, listed_again, say
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -375,7 +375,8 @@ class Writer(Generic[T]):
         values = {**(parts or {}), **more}
         encoded = self._prove(codec.only(values), values)
         with self._turn(recreate=False) as turn:
-            turn.store.hold()  # raises NotPublishedError
+            if turn.store.version == 0:
+                turn.store.hold()  # raises NotPublishedError
             return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected)
 
     def swap(self, value: T, *, message: str = "", author: str = "", source: str = "") -> Snapshot[T]:
@@ -645,13 +646,12 @@ class Writer(Generic[T]):
             raise VersionConflictError(expected, current)
         if current != self._fits and current != 0:
             self._check_schema(turn.store)
-        bundle = isinstance(self._codec, Bundle)
-        shared = Shared.of(turn.store) if current != 0 and (bundle or len(encoded.parts) > 1) else Shared()
-        if bundle:
-            encoded = self._complete(encoded, shared)
+        several = isinstance(self._codec, Bundle) or len(encoded.parts) > 1
+        shared = Shared.of(turn.store) if several and current != 0 else None
+        kept = self._kept(encoded, shared)
         if self._validators:
-            self._validate(turn, encoded)
-        parts = tuple(shared.listed(part) or part.listed(self._verify) for part in encoded.parts)
+            self._validate(turn, encoded, kept, shared)
+        parts = list_parts(encoded.parts, shared, kept, self._verify)
         turn.check_still_ours()
         try:
             version = turn.core.publish(0, self._own_schema(), said, parts)
@@ -660,19 +660,16 @@ class Writer(Generic[T]):
         self._fits = version
         return version
 
-    def _complete(self, encoded: Encoded, shared: Shared) -> Encoded:
-        """Add the parts that were not given, as they are in the current version."""
-        codec = self._codec
-        assert isinstance(codec, Bundle)
-        given = {part.stored.name: part for part in encoded.parts}
-        parts = {**shared.parts, **given}
-        missing = [name for name in codec.codecs if name not in parts]
+    def _kept(self, encoded: Encoded, shared: Shared | None) -> list[str]:
+        """Name the parts of a bundle that were not given: they stay as they are."""
+        if not isinstance(self._codec, Bundle) or len(encoded.parts) == len(self._codec.codecs):
+            return []
+        given = {part.stored.name for part in encoded.parts}
+        kept = [name for name in self._codec.codecs if name not in given]
+        missing = [name for name in kept if shared is None or name not in shared]
         if missing:
             raise ValidationError(f"the part {missing[0]!r} was never published: give it, too")
-        if len(given) == len(codec.codecs):
-            return encoded
-        whole = [parts[name] for name in codec.codecs]
-        return Encoded(whole, codec.decode_parts([part.stored for part in whole], freeze=self._freeze))
+        return kept
 
     @staticmethod
     def _figures(store: _core.Store, encoded: Encoded) -> str:
@@ -717,7 +714,7 @@ class Writer(Generic[T]):
         if bytes(entry["fingerprint"]).strip(b"\0") == codec.fingerprint.strip(b"\0"):
             return
         published = entry["type_name"] or "plain values"
-        if not codec.fingerprint:
+        if not codec.is_typed:
             raise CodecMismatchError(
                 f"{where} was published as {published}, and this writer has no type to check values with: "
                 f"give Writer(..., type={published})"
@@ -731,13 +728,20 @@ class Writer(Generic[T]):
             ) from exc
         _log.info("store %s: the schema changes from %s to %s", self._name, published, codec.type_name)
 
-    def _validate(self, turn: Turn, encoded: Encoded) -> None:
+    def _validate(self, turn: Turn, encoded: Encoded, kept: list[str], shared: Shared | None) -> None:
+        new, size = encoded.decoded, encoded.size_bytes
+        if kept:
+            assert self._codec is not None
+            assert shared is not None
+            parts = [*(part.stored for part in encoded.parts), *(shared.stored[name] for name in kept)]
+            new = self._codec.decode_parts(parts, freeze=self._freeze)
+            size += sum(shared.size_bytes(name) for name in kept)
         try:
             old = self._load(turn.store.hold()).value
         except (NotPublishedError, DecodeError, CorruptSegmentError):
             old = None
         try:
-            validators.run(self._validators, old, encoded.decoded, encoded.size_bytes)
+            validators.run(self._validators, old, new, size)
         except ValidationError:
             self._count_refused()
             raise

@@ -95,6 +95,11 @@ class Codec(abc.ABC, Generic[T]):
         return b""
 
     @property
+    def is_typed(self) -> bool:
+        """Tell whether the codec checks values against a type: where one does, one that does not may not follow."""
+        return bool(self.fingerprint)
+
+    @property
     def type_name(self) -> str:
         """Name the type of the values for people; "" when anything goes."""
         return schema.type_name(self.type)

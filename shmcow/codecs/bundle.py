@@ -170,11 +170,14 @@ class Bundle(Codec[Any]):
 
     @property
     def fingerprint(self) -> bytes:
-        """Tell what schema the codec expects: 16 bytes, of all parts; b"" if no part has one."""
-        if not any(codec.fingerprint for codec in self.codecs.values()):
-            return b""
+        """Tell what schema the codec expects: 16 bytes; of the parts' names, codecs and schemas, in any order."""
         lines = [f"{name}:{codec.name}:{codec.fingerprint.hex()}" for name, codec in sorted(self.codecs.items())]
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).digest()
+
+    @property
+    def is_typed(self) -> bool:
+        """Tell whether any part checks its values against a type."""
+        return any(codec.is_typed for codec in self.codecs.values())
 
     @property
     def type_name(self) -> str:

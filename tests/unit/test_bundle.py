@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from shmcow import (
     Bundle,
     BundleView,
     CodecMismatchError,
+    CorruptSegmentError,
     DecodeError,
     MsgPack,
     NotPublishedError,
@@ -331,3 +333,16 @@ def test_bundles_compare_pickle_and_have_fingerprints() -> None:
     assert CODEC.fingerprint != Bundle(config=MsgPack(Bigger), blob=Raw()).fingerprint
     assert CODEC.type_name == "Bundle(config=test_bundle.Config, blob=raw)"
     assert repr(Bundle(a=Raw())) == "Bundle(a=Raw())"
+
+
+def test_a_part_whose_segment_was_removed_is_not_listed_again(name: str, writer: Writer[BundleView]) -> None:
+    """Nothing bad is published: the error says which part, and publishing all parts mends the store."""
+    (segment,) = [
+        entry for entry in os.listdir("/dev/shm") if entry.startswith(f"shmcow.{name}.") and entry[-2:] == ".2"
+    ]
+    os.unlink(f"/dev/shm/{segment}")
+    with pytest.raises(CorruptSegmentError, match="part 'blob' of version 1"):
+        writer.publish_parts(config=Config(2.0))
+    assert shmcow.describe(name).version == 1
+    assert writer.publish({"config": Config(1.0, ["a"]), "blob": FIRST["blob"]}) == 2
+    assert bytes(Reader(name, codec=CODEC).get().blob) == FIRST["blob"]

@@ -17,7 +17,7 @@ CURRENT, FRESH = "shmcow_load_current load current", "slot_fresh load current"
 ADVANCE, BUILD, WORD = "shmcow_advance cas words", "shmcow_build cas words", "shmcow_load_word load words"
 STORE_FENCE, STORE = "shmcow_store_entry fence", "shmcow_store_entry store entries"
 LOAD, LOAD_FENCE = "shmcow_load_entry load entries", "shmcow_load_entry fence"
-AGAIN, REPORT = "shmcow_hold_one load words", "store_generations load words"
+AGAIN, REPORT = "shmcow_hold_one load words", "look_at load words"
 JUDGE, HOLD = "shmcow_judge fence", "shmcow_hold_one fence"
 
 
@@ -206,7 +206,7 @@ def both_flipped(outcome: Outcome) -> bool:
 
 
 def state_list(o: Orders) -> Program:
-    """A report (store_generations) that sees BUILDING sees the list that belongs to it."""
+    """A report (look_at) that sees BUILDING sees the list that belongs to it."""
 
     def reader() -> Body:
         if (yield load("word", o(WORD))) == FREE5:

@@ -33,7 +33,7 @@ NAMED = {
     "shmcow_load_entry load entries": Named(("copy",), "relaxed", "relaxed"),
     "shmcow_load_entry fence": Named(("copy",), "acquire", "acquire"),
     "shmcow_hold_one load words": Named(("copy",), "relaxed", "relaxed"),
-    "store_generations load words": Named(("copy",), "relaxed", "relaxed"),
+    "look_at load words": Named(("copy",), "relaxed", "relaxed"),
     "shmcow_judge fence": Named(("judge",), "seq_cst", "seq_cst"),
     "shmcow_hold_one fence": Named(("judge",), "seq_cst", "seq_cst"),
     "shmcow_fd_take cas all": Named(("fds",), "release", "release", "relaxed"),
@@ -143,7 +143,7 @@ SEQUENCES = {
         "shmcow_load_current", "shmcow_build", "shmcow_flip", "shmcow_drop", "ops->wake", "shmcow_advance", "load",
     ),
     "shmcow_end": ("store", "ops->wake"),
-    "store_generations": ("shmcow_load_word", "shmcow_load_entry", "load"),
+    "look_at": ("shmcow_load_word", "shmcow_load_entry", "load"),
     "shmcow_fork_stamp": ("load", "load"),
     "shmcow_fd_open": ("shmcow_fork_stamp", "shmcow_open_regular", "store", "shmcow_no_fork_since"),
 }  # fmt: skip
