@@ -105,14 +105,14 @@ def parse(pan: str) -> Search:
     def number(pattern: str) -> int:
         found = re.search(pattern, pan)
         assert found, pan[-2000:]
-        return int(found[1])
+        return round(float(found[1]))  # from 100 million on it has eight digits and an exponent
 
     errors = [line for line in re.findall(r"^pan:\d+: (.*)", pan, re.M) if "wrote" not in line]
     assert bool(errors) == bool(number(r"errors: (\d+)")), pan[-2000:]
     complete = not re.search("search not completed", pan, re.IGNORECASE) and "max search depth too small" not in pan
     result = Search(
-        states=number(r"(\d+) states, stored"),
-        transitions=number(r"(\d+) transitions \(="),
+        states=number(r"(\S+) states, stored"),
+        transitions=number(r"(\S+) transitions \(="),
         depth=number(r"depth reached (\d+)"),
         errors=errors,
         complete=complete and "out of memory" not in pan,
