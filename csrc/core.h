@@ -79,6 +79,13 @@ typedef struct {
     uint64_t done;     /* bytes written so far */
 } core_filling;
 
+/* Names that cleaning up needs: whoever gives back for lack of memory must not need any to look them up. */
+typedef struct {
+    PyObject *fd, *close_fd, *is_owned, *release;
+} core_names;
+extern core_names core_known;
+
+int core_take_fd(PyObject *made);
 int core_fill_begin(core_filling *filling, int fd);
 int core_fill_give(core_filling *filling, const store_object *store, core_state *state);
 int core_fill(core_filling *filling, const store_object *store, const shmcow_segment *segment);

@@ -2,6 +2,7 @@
 #include "core.h"
 
 shmcow_crc_table core_crc;
+core_names core_known;
 
 core_state *core_state_of(PyObject *object)
 {
@@ -25,6 +26,24 @@ char *core_join(const char *a, const char *b)
 PyObject *core_text(const char *text, size_t room)
 {
     return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strnlen(text, room), "replace");
+}
+
+/* The descriptor of an object that `make` made (.fd), which is the caller's from here on. -1: an exception is set, and it
+   was closed: the object itself never closes it. */
+int core_take_fd(PyObject *made)
+{
+    PyObject *type, *value, *trace;
+    PyObject *number = PyObject_GetAttr(made, core_known.fd);
+    long fd = number != NULL ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    if (!PyErr_Occurred() && fd >= 0 && fd <= INT_MAX)
+        return (int)fd;
+    if (!PyErr_Occurred())
+        PyErr_Format(PyExc_OSError, "%ld is no descriptor", fd);
+    PyErr_Fetch(&type, &value, &trace);
+    Py_XDECREF(PyObject_CallMethodObjArgs(made, core_known.close_fd, NULL));
+    PyErr_Restore(type, value, trace);
+    return -1;
 }
 
 /* ---- results to exceptions ---- */
@@ -160,19 +179,23 @@ static PyObject *module_create_empty(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "OsIll", &make, &name, &mode, &uid, &gid))
         return NULL;
     PyObject *object = PyObject_CallFunction(make, "s", name);
-    PyObject *number = object != NULL ? PyObject_GetAttrString(object, "fd") : NULL;
-    long fd = number != NULL ? PyLong_AsLong(number) : -1;
-    Py_XDECREF(object);
-    Py_XDECREF(number);
-    if (PyErr_Occurred())
+    if (object == NULL)
         return NULL;
+    int fd = core_take_fd(object);
+    Py_DECREF(object);
+    if (fd < 0 && !PyErr_ExceptionMatches(PyExc_MemoryError))
+        return NULL;
+    if (fd < 0) { /* an answer: the name is there by now, and the caller unlinks it */
+        PyErr_Clear();
+        return PyLong_FromLong(ENOMEM);
+    }
     int error = 0;
     SHMCOW_STEP("create.made");
-    if ((uid != -1 || gid != -1) && fchown((int)fd, (uid_t)uid, (gid_t)gid) < 0)
+    if ((uid != -1 || gid != -1) && fchown(fd, (uid_t)uid, (gid_t)gid) < 0)
         error = errno;
-    if (error == 0 && fchmod((int)fd, mode) < 0)
+    if (error == 0 && fchmod(fd, mode) < 0)
         error = errno;
-    close((int)fd);
+    close(fd);
     SHMCOW_STEP("create.sealed");
     return PyLong_FromLong(error);
 }
@@ -271,6 +294,11 @@ static int module_exec(PyObject *module)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    if ((core_known.fd = PyUnicode_InternFromString("fd")) == NULL ||
+        (core_known.close_fd = PyUnicode_InternFromString("close_fd")) == NULL ||
+        (core_known.is_owned = PyUnicode_InternFromString("_is_owned")) == NULL ||
+        (core_known.release = PyUnicode_InternFromString("release")) == NULL)
+        return -1;
     if ((state->errors = PyImport_ImportModule("shmcow.errors")) == NULL ||
         (state->store_type = core_make_store_type(module)) == NULL ||
         (state->hold_type = core_make_hold_type(module)) == NULL ||

@@ -18,7 +18,7 @@ typedef struct {
 /* Only the thread that owns the mutex can give it back (and a guard may be dropped in another). */
 static bool owns(guard_object *self)
 {
-    PyObject *owned = self->mutex != NULL ? PyObject_CallMethod(self->mutex, "_is_owned", NULL) : NULL;
+    PyObject *owned = self->mutex != NULL ? PyObject_CallMethodObjArgs(self->mutex, core_known.is_owned, NULL) : NULL;
     bool answer = owned != NULL && PyObject_IsTrue(owned) == 1;
     Py_XDECREF(owned);
     PyErr_Clear();
@@ -33,7 +33,7 @@ static void give_back(guard_object *self)
         self->taken = false;
         if (self->core != NULL)
             core_give_back_lock(self->core);
-        PyObject *done = PyObject_CallMethod(self->mutex, "release", NULL);
+        PyObject *done = PyObject_CallMethodObjArgs(self->mutex, core_known.release, NULL);
         Py_XDECREF(done);
         PyErr_Clear();
     }

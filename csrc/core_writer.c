@@ -99,17 +99,15 @@ static int make_file(writer_object *self, core_filling *filling, uint64_t segmen
     /* C calls C (a functools.partial of posix_ipc's type): no signal handler can run between shm_open() and the line
        that takes the descriptor over, and lose it */
     PyObject *object = PyObject_CallMethod(self->segments, "make", "s", name);
-    PyObject *made = object != NULL ? PyObject_GetAttrString(object, "fd") : NULL;
-    Py_XDECREF(object);
-    if (made == NULL) {
+    if (object == NULL) {
         translate(self, name);
         return take_no_space();
     }
-    long fd = PyLong_AsLong(made);
-    Py_DECREF(made);
-    if (fd < 0 || fd > INT_MAX)
-        return PyErr_Occurred() ? -ECANCELED : -EBADF;
-    int r = core_fill_begin(filling, (int)fd);
+    int fd = core_take_fd(object);
+    Py_DECREF(object);
+    if (fd < 0)
+        return -ECANCELED; /* the protocol drops what is listed, and with it the file */
+    int r = core_fill_begin(filling, fd);
     if (r == 0)
         r = core_fill_give(filling, self->store, core_state_of((PyObject *)self));
     if (r < 0) { /* after -ENOSPC the protocol comes again, and must find the name free */

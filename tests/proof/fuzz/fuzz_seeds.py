@@ -1,0 +1,76 @@
+"""Make the seeds of the fuzz targets from real stores: ``python tests/proof/fuzz/fuzz_seeds.py``.
+
+The layout is that of csrc/shmcow_layout.h; the inputs are laid out as each target says at its head. To be run again
+after a change of the ABI: the test of the seeds says so.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[2]))
+
+import shmcow  # noqa: E402
+
+SHM = Path("/dev/shm")
+IDENTITY, WORDS, ENTRIES, ENTRY = 192, 512, 1024, 1536
+SEGMENTS, EPOCH = 1144, slice(32, 48)
+
+
+def from_store(name: str) -> dict[str, dict[str, bytes]]:
+    """Return the seeds that one store gives: target -> name -> bytes."""
+    header = (SHM / f"shmcow.{name}").read_bytes()
+    seeds: dict[str, dict[str, bytes]] = {"identity": {}, "entry": {}, "footer": {}, "header": {}}
+    seeds["identity"]["store"] = struct.pack("<Q", len(header)) + header[:IDENTITY]
+    epoch = header[EPOCH]
+    records = b""
+    for index in range(64):
+        (word,) = struct.unpack_from("<Q", header, WORDS + 8 * index)
+        if word & 0xFFFF == 0:
+            continue
+        entry = header[ENTRIES + ENTRY * index : ENTRIES + ENTRY * (index + 1)]
+        version, said = word >> 16, struct.unpack_from("<Q", entry)[0]
+        seeds["entry"][f"version{version}"] = struct.pack("<Q", version) + entry
+        segment = entry[SEGMENTS : SEGMENTS + 24]
+        number, length = struct.unpack_from("<QQ", segment)
+        file = (SHM / f"shmcow.{name}.{epoch.hex()}.{number}").read_bytes()
+        seeds["footer"][f"segment{number}"] = segment + epoch + file
+        records += _record(index, word & 0xFFFF, version, said, number, length)
+    (current, next_segment) = (struct.unpack_from("<Q", header, at)[0] for at in (256, 208))
+    retain, limit = struct.unpack_from("<QQ", header, 192)
+    count = len(records) // 88
+    for action in range(8):
+        control = struct.pack("<5Q8B2I", current, 1, next_segment, limit, retain, action, count, 0, 0, 0, 0, 0, 0, 1, 0)
+        seeds["header"][f"action{action}"] = control + records
+    return seeds
+
+
+def _record(index: int, state: int, version: int, said: int, segment: int, length: int) -> bytes:
+    """Return one generation as target_header.c takes it: sealed."""
+    head = struct.pack("<BBHI4Q", index, 1, state, 1, version, said, 0, 0)
+    return head + struct.pack("<6Q", segment, length, 0, 0, 0, 0)
+
+
+def main() -> None:
+    """Write all seeds anew."""
+    name = f"seeds-{os.getpid()}-{secrets.token_hex(3)}"
+    with shmcow.Writer(name, retain=2) as w:
+        for version in (1, 2):
+            w.publish({"version": version}, message="seed")
+        for target, files in from_store(name).items():
+            folder = HERE / "seeds" / target
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.iterdir():
+                old.unlink()
+            for file, data in files.items():
+                (folder / file).write_bytes(data)
+        w.destroy()
+
+
+if __name__ == "__main__":
+    main()
