@@ -40,7 +40,8 @@ static bool slot_still(slot_object *self)
         shmcow_same_file(self->store->path, self->store->dev, self->store->ino) != 1)
         return false;
     core_refresh(self->store);
-    self->countdown = SLOT_LOOKS;
+    /* a destroyed store keeps its name while it is being removed: its successor may come at any moment */
+    self->countdown = self->word == SHMCOW_DESTROYED ? SLOT_LOOKS_ENDED : SLOT_LOOKS;
     return true;
 }
 

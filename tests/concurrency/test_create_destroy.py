@@ -173,6 +173,20 @@ def test_destroyer_killed_at_each_step(name: str, killer: Victims) -> None:
     assert {"destroy.end", "destroy.ended", "drop.unlink", "drop.free", "py.unlinked"} <= set(steps)
 
 
+def test_reader_finds_the_new_store_after_a_killed_destroyer(name: str, killer: Victims) -> None:
+    """A reader that looked while a destroyed store still had its name finds the next store as soon as any other."""
+    Writer(name, initial=value_of(1))
+    reader = Reader(name)
+    assert version_in(reader.get()) == 1
+    fate = killer.run("destroy", name, at=1, step="destroy.ended")
+    assert fate.exit == -signal.SIGKILL
+    for _ in range(20):
+        assert version_in(reader.get()) == 1
+    writer = Writer(name, initial=value_of(2))
+    assert 2 in [version_in(reader.get()) for _ in range(9)]
+    writer.destroy()
+
+
 def test_finisher_killed_at_each_step(name: str, killer: Victims) -> None:
     """A writer killed while it finishes what a killed destroyer began, and creates anew: the third one does both."""
 
