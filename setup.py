@@ -8,7 +8,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-SOURCES = ["module", "store", "hold", "slot", "wait", "fill", "writer", "turn", "values"]
+SOURCES = [
+    *("module", "store", "hold", "slot", "wait", "fill", "writer", "turn", "values"),
+    *("table", "table_type", "table_build"),
+]
 WARNINGS = [
     "-Wall",
     "-Wextra",
@@ -55,6 +58,9 @@ setup(
                 for name in (
                     "core",
                     "core_values",
+                    "core_table",
+                    "shmcow_table",
+                    "shmcow_table_build",
                     "shmcow_values",
                     "shmcow_layout",
                     "shmcow_format",

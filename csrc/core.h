@@ -26,6 +26,9 @@ typedef struct {
     PyTypeObject *writer_type;
     PyTypeObject *slot_type;
     PyTypeObject *guard_type;
+    PyTypeObject *table_type;
+    PyTypeObject *walk_type;
+    PyTypeObject *builder_type;
     PyObject *errors; /* the module shmcow.errors */
 } core_state;
 
@@ -103,6 +106,9 @@ PyTypeObject *core_make_marker_type(PyObject *module);
 PyTypeObject *core_make_writer_type(PyObject *module);
 PyTypeObject *core_make_slot_type(PyObject *module);
 PyTypeObject *core_make_guard_type(PyObject *module);
+PyTypeObject *core_make_table_type(PyObject *module);
+PyTypeObject *core_make_walk_type(PyObject *module);
+PyTypeObject *core_make_builder_type(PyObject *module);
 
 void core_mark(store_object *store, uint64_t offset);
 void core_clear(store_object *store, uint64_t offset);

@@ -306,7 +306,10 @@ static int module_exec(PyObject *module)
         (state->marker_type = core_make_marker_type(module)) == NULL ||
         (state->writer_type = core_make_writer_type(module)) == NULL ||
         (state->slot_type = core_make_slot_type(module)) == NULL ||
-        (state->guard_type = core_make_guard_type(module)) == NULL)
+        (state->guard_type = core_make_guard_type(module)) == NULL ||
+        (state->table_type = core_make_table_type(module)) == NULL ||
+        (state->walk_type = core_make_walk_type(module)) == NULL ||
+        (state->builder_type = core_make_builder_type(module)) == NULL)
         return -1;
     return add_constants(module);
 }
@@ -321,6 +324,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->writer_type);
     Py_VISIT(state->slot_type);
     Py_VISIT(state->guard_type);
+    Py_VISIT(state->table_type);
+    Py_VISIT(state->walk_type);
+    Py_VISIT(state->builder_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -335,6 +341,9 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->writer_type);
     Py_CLEAR(state->slot_type);
     Py_CLEAR(state->guard_type);
+    Py_CLEAR(state->table_type);
+    Py_CLEAR(state->walk_type);
+    Py_CLEAR(state->builder_type);
     Py_CLEAR(state->errors);
     return 0;
 }

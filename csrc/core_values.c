@@ -1,7 +1,7 @@
 /* shmcow: values of a table, decoded on demand (see core_values.h).
  *
  * The cache is bounded, so that a process that looks up everything does not end up with a private copy of everything:
- * 4,096 values, four for each set. Plain scalars are decoded here (MessagePack: msgpack.org, the specification of 2017);
+ * 4,096 values, four for each set, and begun anew after 16 MiB of encoded ones. Plain scalars are decoded here (MessagePack: msgpack.org, the specification of 2017);
  * a Python decoder has the rest, and gets a copy of the bytes, so that no value can point into the segment.
  */
 #include "core_values.h"
@@ -87,8 +87,22 @@ static PyObject *decode(const core_values *values, const uint8_t *at, uint32_t l
     return value;
 }
 
-static void remember(core_values *values, uint32_t reference, PyObject *value)
+static void drop_cache(core_values *values)
 {
+    core_cache_set *cache = values->cache;
+    values->cache = NULL; /* first: a finalizer may look something up */
+    values->cached_bytes = 0;
+    for (unsigned int k = 0; cache != NULL && k < CORE_CACHE_SETS; k++)
+        for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
+            Py_XDECREF(cache[k].value[way]);
+    PyMem_Free(cache);
+}
+
+static void remember(core_values *values, uint32_t reference, uint32_t length, PyObject *value)
+{
+    if (values->cached_bytes + length > CORE_CACHE_BYTES)
+        drop_cache(values);
+    values->cached_bytes += length;
     if (values->cache == NULL) {
         values->cache = PyMem_Calloc(CORE_CACHE_SETS, sizeof *values->cache);
         if (values->cache == NULL)
@@ -115,15 +129,19 @@ PyObject *core_table_corrupt(const char *what)
     return NULL;
 }
 
+/* A value, not from the cache and not into it. */
+PyObject *core_values_decode(const core_values *values, uint32_t reference, uint32_t *length)
+{
+    const uint8_t *at = shmcow_value_at(&values->blob, reference, length);
+    return at != NULL ? decode(values, at, *length) : core_table_corrupt("a value's reference leads out of it");
+}
+
 PyObject *core_values_load(core_values *values, uint32_t reference)
 {
     uint32_t length;
-    const uint8_t *at = shmcow_value_at(&values->blob, reference, &length);
-    if (at == NULL)
-        return core_table_corrupt("a value's reference leads out of it");
-    PyObject *value = decode(values, at, length);
+    PyObject *value = core_values_decode(values, reference, &length);
     if (value != NULL)
-        remember(values, reference, value);
+        remember(values, reference, length, value);
     return value;
 }
 
@@ -138,11 +156,6 @@ int core_values_traverse(core_values *values, visitproc visit, void *arg)
 
 void core_values_clear(core_values *values)
 {
-    core_cache_set *cache = values->cache;
-    values->cache = NULL;
     Py_CLEAR(values->decode);
-    for (unsigned int k = 0; cache != NULL && k < CORE_CACHE_SETS; k++)
-        for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
-            Py_XDECREF(cache[k].value[way]);
-    PyMem_Free(cache);
+    drop_cache(values);
 }

@@ -7,6 +7,7 @@
 
 #define CORE_CACHE_WAYS 4u
 #define CORE_CACHE_SETS 1024u
+#define CORE_CACHE_BYTES (UINT64_C(16) << 20)
 
 /* Scalars that are decoded here; everything else is the Python decoder's. */
 enum core_scalar {
@@ -28,9 +29,11 @@ typedef struct {
     PyObject *decode;      /* bytes -> value */
     unsigned int scalars;  /* of enum core_scalar */
     core_cache_set *cache; /* made at the first miss */
+    uint64_t cached_bytes; /* of what was put there since, encoded */
 } core_values;
 
 PyObject *core_table_corrupt(const char *what);
+PyObject *core_values_decode(const core_values *values, uint32_t reference, uint32_t *length);
 PyObject *core_values_load(core_values *values, uint32_t reference);
 int core_values_traverse(core_values *values, visitproc visit, void *arg);
 void core_values_clear(core_values *values);
@@ -45,6 +48,13 @@ static inline PyObject *core_values_get(core_values *values, uint32_t reference)
                 return Py_NewRef(set->value[way]);
     }
     return core_values_load(values, reference);
+}
+
+/* Have a value fetched that is about to be asked for. */
+static inline void core_values_fetch(const core_values *values, uint32_t reference)
+{
+    if ((uint64_t)reference * 4 < values->blob.bytes)
+        __builtin_prefetch(values->blob.at + (uint64_t)reference * 4);
 }
 
 #endif

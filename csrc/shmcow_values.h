@@ -28,32 +28,42 @@ static inline uint64_t shmcow_mix(uint64_t a, uint64_t b)
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-static inline uint64_t shmcow_word_of(const uint8_t *p, size_t bytes)
+static inline uint64_t shmcow_word_of(const uint8_t *p)
 {
-    uint64_t word = 0;
-    memcpy(&word, p, bytes);
+    uint64_t word;
+    memcpy(&word, p, sizeof word);
     return word;
 }
 
+static inline uint64_t shmcow_half_of(const uint8_t *p)
+{
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+/* Both factors of each product depend on the seed: were one a constant, keys that make the other 0 would all collide. */
 static inline uint64_t shmcow_hash(const void *data, size_t length, uint64_t seed)
 {
     const uint64_t odd1 = UINT64_C(0x9E3779B97F4A7C15), odd2 = UINT64_C(0xD1B54A32D192ED03);
     const uint8_t *p = data;
-    uint64_t state = seed ^ shmcow_mix(length ^ odd1, odd2);
+    uint64_t state = seed ^ odd1, secret = shmcow_mix(seed ^ odd2, odd1), low = 0, high = 0;
     size_t left = length;
     for (; left > 16; left -= 16, p += 16)
-        state = shmcow_mix(shmcow_word_of(p, 8) ^ odd1 ^ state, shmcow_word_of(p + 8, 8) ^ odd2);
-    uint64_t low, high = 0;
+        state = shmcow_mix(shmcow_word_of(p) ^ state, shmcow_word_of(p + 8) ^ secret);
     if (length >= 16) { /* the last 16 bytes, which may overlap what was taken */
-        low = shmcow_word_of(p + left - 16, 8);
-        high = shmcow_word_of(p + left - 8, 8);
+        low = shmcow_word_of(p + left - 16);
+        high = shmcow_word_of(p + left - 8);
     } else if (length >= 8) {
-        low = shmcow_word_of(p, 8);
-        high = shmcow_word_of(p + length - 8, 8);
-    } else {
-        low = shmcow_word_of(p, length);
+        low = shmcow_word_of(p);
+        high = shmcow_word_of(p + length - 8);
+    } else if (length >= 4) {
+        low = shmcow_half_of(p);
+        high = shmcow_half_of(p + length - 4);
+    } else if (length > 0) {
+        low = (uint64_t)p[0] << 16 | (uint64_t)p[length / 2] << 8 | p[length - 1];
     }
-    return shmcow_mix(shmcow_mix(low ^ odd1 ^ state, high ^ odd2), odd1 ^ length);
+    return shmcow_mix(shmcow_mix(low ^ state, high ^ secret) ^ odd2, odd1 ^ length);
 }
 
 /* ---- reading ---- */

@@ -5,7 +5,21 @@ one at the cost of one atomic load. See README.md for what is guaranteed, and cs
 """
 
 from shmcow import errors, validators
-from shmcow.codecs import JSON, MMDB, Arrays, Bundle, BundleView, Codec, MMDBView, MsgPack, Part, Raw, StoredPart
+from shmcow.codecs import (
+    JSON,
+    MMDB,
+    Arrays,
+    Bundle,
+    BundleView,
+    Codec,
+    MMDBView,
+    MsgPack,
+    Part,
+    Raw,
+    StoredPart,
+    Table,
+    TableView,
+)
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -61,6 +75,8 @@ __all__ = [
     "StoreDestroyedError",
     "StoreNotFoundError",
     "StoredPart",
+    "Table",
+    "TableView",
     "ValidationError",
     "VersionConflictError",
     "VersionGoneError",

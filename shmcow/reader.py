@@ -38,10 +38,15 @@ from shmcow.waiting import check_wait, until
 from shmcow.watching import AsyncWatch, Newer, Watch, first
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
+
+    from shmcow.codecs import Table, TableView
 
 T = TypeVar("T", default=Any)
 R = TypeVar("R")
+K = TypeVar("K")
+V = TypeVar("V")
 
 _log = logging.getLogger("shmcow")
 
@@ -112,6 +117,15 @@ class Reader(_core.Slot, Generic[T]):
         *,
         codec: Raw,
         default: memoryview | bytes = ...,
+        **options: Unpack[_Options],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Reader[TableView[K, V]],
+        name: str,
+        *,
+        codec: Table[K, V],
+        default: Mapping[K, V] = ...,
         **options: Unpack[_Options],
     ) -> None: ...
     @overload

@@ -12,6 +12,7 @@ from shmcow.codecs.json import JSON
 from shmcow.codecs.mmdb import MMDB, MMDBView
 from shmcow.codecs.msgpack import MsgPack
 from shmcow.codecs.raw import Raw
+from shmcow.codecs.table import Table, TableView
 from shmcow.errors import CodecMismatchError
 
 __all__ = [
@@ -26,18 +27,20 @@ __all__ = [
     "Part",
     "Raw",
     "StoredPart",
+    "Table",
+    "TableView",
     "for_name",
 ]
 
 _TYPED = {MsgPack.name: MsgPack, JSON.name: JSON}
-_PLAIN: dict[str, Callable[[], Codec[Any]]] = {kind.name: kind for kind in (Raw, Bundle, MMDB, Arrays)}
+_PLAIN: dict[str, Callable[[], Codec[Any]]] = {kind.name: kind for kind in (Raw, Bundle, MMDB, Arrays, Table)}
 
 
 def for_name(name: str, type: Any = Any) -> Codec[Any]:  # noqa: A002
     """Make the built-in codec of that name, as a tool does that finds the name in a store.
 
     Args:
-        name: "msgpack", "json", "raw", "bundle", "mmdb" or "arrays".
+        name: "msgpack", "json", "raw", "bundle", "mmdb", "arrays" or "table".
         type: what to decode to; ``Any`` or None for builtins.
 
     Returns:

@@ -10,7 +10,7 @@ from typing import Any, assert_type
 
 import msgspec
 
-from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, Writer, describe, list_stores, wait_readers
+from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, Table, TableView, Writer, describe, list_stores, wait_readers
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -49,6 +49,30 @@ def read_with_a_codec() -> None:
     assert_type(Reader("x", codec=JSON(dict[str, int])).get(), dict[str, int])
     raw = Reader("x", codec=Raw()).get()
     bytes(raw)
+
+
+def read_a_table() -> None:
+    table = Table(key=str, value=Config)
+    view = Reader("x", codec=table).get()
+    assert_type(view, TableView[str, Config])
+    assert_type(view["de"], Config)
+    assert_type(view.get("de"), Config | None)
+    assert_type(view.get("de", 5), Config | int)
+    assert_type(view.get_many(["de"]), list[Config | None])
+    assert_type(view.longest_prefix("de"), tuple[str, Config] | None)
+    assert_type(list(view), list[str])
+    assert_type(dict(view.items()), dict[str, Config])
+    assert_type(view.to_dict(), dict[str, Config])
+    assert_type(Reader("x", codec=Table(key=int, value=int | None)).get(), TableView[int, int | None])
+    assert_type(Reader("x", codec=Table(key=int, value=MsgPack(str))).get(), TableView[int, str])
+    untyped = Table(key=bytes)
+    assert_type(Reader("x", codec=untyped).get()[b"de"], Any)
+    with Writer("x", codec=table) as w:
+        w.publish({"de": Config()})
+        w.update(lambda old: {**old, "fr": Config()})
+        w.publish({1: Config()})  # type: ignore[dict-item] # pyright: ignore[reportArgumentType]
+    view["de"] = Config()  # type: ignore[index] # pyright: ignore[reportIndexIssue]
+    Table(key=str)["x"]  # type: ignore[index] # pyright: ignore[reportIndexIssue]
 
 
 def read_without_a_type() -> None:

@@ -182,6 +182,8 @@ PUBLIC = [
     "StoreDestroyedError",
     "StoreNotFoundError",
     "StoredPart",
+    "Table",
+    "TableView",
     "ValidationError",
     "VersionConflictError",
     "VersionGoneError",
@@ -315,11 +317,12 @@ def test_atomics_name_their_order() -> None:
 
 def test_algorithm_knows_neither_python_nor_the_system() -> None:
     """The protocol's headers include nothing but the language's own headers and each other."""
-    for name in ("shmcow_layout.h", "shmcow_format.h", "shmcow_protocol.h"):
+    tables = ("shmcow_values.h", "shmcow_table.h", "shmcow_table_build.h")
+    for name in ("shmcow_layout.h", "shmcow_format.h", "shmcow_protocol.h", *tables):
         included = set(re.findall(r'#include [<"]([^>"]+)[>"]', (CSRC / name).read_text()))
         assert included <= {
-            "assert.h", "errno.h", "stdatomic.h", "stdbool.h", "stddef.h", "stdint.h", "string.h",
-            "shmcow_layout.h", "shmcow_format.h",
+            "assert.h", "errno.h", "stdatomic.h", "stdbool.h", "stddef.h", "stdint.h", "stdlib.h", "string.h",
+            "shmcow_layout.h", "shmcow_format.h", "shmcow_values.h", "shmcow_table.h",
         }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ SEEDS = HERE / "seeds"
 TARGETS = tuple(sorted(file.stem.removeprefix("target_") for file in HERE.glob("target_*.c")))
 MAX_LEN = 2048
 FORMAT, PROTOCOL = "shmcow_format.h", "shmcow_protocol.h"
+TABLE, BUILD, VALUES = "shmcow_table.h", "shmcow_table_build.h", "shmcow_values.h"
 FLAGS = [
     *("-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-fno-inline", "-Wall", "-Wextra", "-Werror"),
     *("-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"),
@@ -63,6 +64,19 @@ PLANTED = (
     Planted("header", "segment ids begin again", PROTOCOL, "SHMCOW_VERSION_MAX - SHMCOW_MAX_SEGMENTS", "UINT64_MAX"),
     Planted("header", "shared segments are unlinked", PROTOCOL, "shmcow_listed(h, segment, i)"),
     Planted("header", "entries are not checked", PROTOCOL, "shmcow_check_entry(table, out, version)", "SHMCOW_FINE"),
+    Planted("table", "keys of any length", TABLE, "record->key.size > bytes - at - 8"),
+    Planted(
+        "table", "the sections need not add up", TABLE, "h->length_count > bytes / 4 || h->length_count * 4 != bytes"
+    ),
+    Planted("table", "values of any length", VALUES, "*length <= values->bytes - at - 4", "1"),
+    Planted("table", "key lengths that do not ascend", TABLE, "*size > bytes"),
+    Planted(
+        "table",
+        "a probe that does not wrap",
+        BUILD,
+        "slot + 1 == slot_count ? 0 : slot + 1",
+        "slot + 1 == slot_count ? 1 : slot + 1",
+    ),
 )
 
 

@@ -11,6 +11,7 @@ import secrets
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[2]))
@@ -47,6 +48,21 @@ def from_store(name: str) -> dict[str, dict[str, bytes]]:
     for action in range(8):
         control = struct.pack("<5Q8B2I", current, 1, next_segment, limit, retain, action, count, 0, 0, 0, 0, 0, 0, 1, 0)
         seeds["header"][f"action{action}"] = control + records
+    seeds["table"] = _tables()
+    return seeds
+
+
+def _tables() -> dict[str, bytes]:
+    """Return tables of each kind of keys, and rows to build one of."""
+    rows: dict[type, dict[Any, Any]] = {
+        str: {"": 1, "ab": "zwei", "abc": [3], "a" * 40: 1},
+        bytes: {b"a": None, b"longer than eight": 2.5, b"ab": "x" * 40},
+        int: {1: "one", 2**64 - 1: True, -5: "one"},
+    }
+    seeds = {"rows": b"\xff" * 16 + b"".join(b"%c%s\x01%c" % (k, bytes(range(k)), k) for k in range(20))}
+    for kind, content in rows.items():
+        (part,) = shmcow.Table(key=kind).encode_parts(content)
+        seeds[kind.__name__] = bytes(16) + bytes(memoryview(part.buffers[0]))
     return seeds
 
 
