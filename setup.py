@@ -10,7 +10,7 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 SOURCES = [
     *("module", "store", "hold", "slot", "wait", "fill", "writer", "turn", "values"),
-    *("table", "table_type", "table_build"),
+    *("table", "table_type", "table_build", "address", "iptable", "iptable_build"),
 ]
 WARNINGS = [
     "-Wall",
@@ -61,6 +61,10 @@ setup(
                     "core_table",
                     "shmcow_table",
                     "shmcow_table_build",
+                    "core_iptable",
+                    "shmcow_address",
+                    "shmcow_iptable",
+                    "shmcow_iptable_build",
                     "shmcow_values",
                     "shmcow_layout",
                     "shmcow_format",

@@ -29,6 +29,8 @@ typedef struct {
     PyTypeObject *table_type;
     PyTypeObject *walk_type;
     PyTypeObject *builder_type;
+    PyTypeObject *iptable_type;
+    PyTypeObject *iptable_builder_type;
     PyObject *errors; /* the module shmcow.errors */
 } core_state;
 
@@ -109,6 +111,8 @@ PyTypeObject *core_make_guard_type(PyObject *module);
 PyTypeObject *core_make_table_type(PyObject *module);
 PyTypeObject *core_make_walk_type(PyObject *module);
 PyTypeObject *core_make_builder_type(PyObject *module);
+PyTypeObject *core_make_iptable_type(PyObject *module);
+PyTypeObject *core_make_iptable_builder_type(PyObject *module);
 
 void core_mark(store_object *store, uint64_t offset);
 void core_clear(store_object *store, uint64_t offset);

@@ -309,7 +309,9 @@ static int module_exec(PyObject *module)
         (state->guard_type = core_make_guard_type(module)) == NULL ||
         (state->table_type = core_make_table_type(module)) == NULL ||
         (state->walk_type = core_make_walk_type(module)) == NULL ||
-        (state->builder_type = core_make_builder_type(module)) == NULL)
+        (state->builder_type = core_make_builder_type(module)) == NULL ||
+        (state->iptable_type = core_make_iptable_type(module)) == NULL ||
+        (state->iptable_builder_type = core_make_iptable_builder_type(module)) == NULL)
         return -1;
     return add_constants(module);
 }
@@ -327,6 +329,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->table_type);
     Py_VISIT(state->walk_type);
     Py_VISIT(state->builder_type);
+    Py_VISIT(state->iptable_type);
+    Py_VISIT(state->iptable_builder_type);
     Py_VISIT(state->errors);
     return 0;
 }
@@ -344,6 +348,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->table_type);
     Py_CLEAR(state->walk_type);
     Py_CLEAR(state->builder_type);
+    Py_CLEAR(state->iptable_type);
+    Py_CLEAR(state->iptable_builder_type);
     Py_CLEAR(state->errors);
     return 0;
 }

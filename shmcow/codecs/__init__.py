@@ -8,6 +8,7 @@ from typing import Any
 from shmcow.codecs.arrays import Arrays
 from shmcow.codecs.base import Codec, Part, StoredPart
 from shmcow.codecs.bundle import Bundle, BundleView
+from shmcow.codecs.iptable import IPTable, IPTableView
 from shmcow.codecs.json import JSON
 from shmcow.codecs.mmdb import MMDB, MMDBView
 from shmcow.codecs.msgpack import MsgPack
@@ -22,6 +23,8 @@ __all__ = [
     "Bundle",
     "BundleView",
     "Codec",
+    "IPTable",
+    "IPTableView",
     "MMDBView",
     "MsgPack",
     "Part",
@@ -33,14 +36,14 @@ __all__ = [
 ]
 
 _TYPED = {MsgPack.name: MsgPack, JSON.name: JSON}
-_PLAIN: dict[str, Callable[[], Codec[Any]]] = {kind.name: kind for kind in (Raw, Bundle, MMDB, Arrays, Table)}
+_PLAIN: dict[str, Callable[[], Codec[Any]]] = {kind.name: kind for kind in (Raw, Bundle, MMDB, Arrays, Table, IPTable)}
 
 
 def for_name(name: str, type: Any = Any) -> Codec[Any]:  # noqa: A002
     """Make the built-in codec of that name, as a tool does that finds the name in a store.
 
     Args:
-        name: "msgpack", "json", "raw", "bundle", "mmdb", "arrays" or "table".
+        name: "msgpack", "json", "raw", "bundle", "mmdb", "arrays", "table" or "iptable".
         type: what to decode to; ``Any`` or None for builtins.
 
     Returns:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import types
-import typing
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, overload
 
@@ -14,8 +12,8 @@ from typing_extensions import Buffer, TypeForm, TypeVar
 from shmcow import _core, schema
 from shmcow.codecs.base import Codec, StoredPart
 from shmcow.codecs.msgpack import MsgPack
+from shmcow.codecs.values import decoding, scalars_of
 from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError, ValidationError
-from shmcow.frozen import freeze as frozen_of
 from shmcow.frozen import thaw
 
 __all__ = ["Table", "TableView"]
@@ -26,8 +24,6 @@ D = TypeVar("D")
 
 _KINDS: Final = {str: 1, bytes: 2, int: 3}  # as in csrc/shmcow_table.h
 # Which values C decodes itself (csrc/core_values.h). Everything else is msgspec's.
-_SCALARS: Final = {types.NoneType: 1, bool: 2, int: 4, float: 8, str: 16, bytes: 32}
-_ALL_SCALARS: Final = 63
 
 
 class _Values(ValuesView[V]):
@@ -186,7 +182,7 @@ class Table(Codec[Mapping[K, V]], Generic[K, V]):
             )
         self.key = key
         self.values: MsgPack[Any] = value if isinstance(value, MsgPack) else MsgPack(value)
-        self._scalars = _scalars(self.values)
+        self._scalars = scalars_of(self.values)
         self._encode = _encoding(self.values)
 
     @property
@@ -278,7 +274,7 @@ class Table(Codec[Mapping[K, V]], Generic[K, V]):
         """
         if len(parts) != 1:
             raise DecodeError(f"expected one part for the table codec, found {len(parts)}")
-        view: TableView[K, V] = TableView(parts[0].view, _decoding(self.values, freeze), self._scalars)
+        view: TableView[K, V] = TableView(parts[0].view, decoding(self.values, freeze), self._scalars)
         if self.key is not Any and view._kind != self.key.__name__:
             raise CodecMismatchError(
                 f"the keys of the table are of the type {view._kind}, expected {self.key.__name__}: give reader and "
@@ -349,30 +345,8 @@ def _shown(key: object) -> str:
     return text if len(text) <= 80 else text[:80] + "…"
 
 
-def _scalars(codec: MsgPack[Any]) -> int:
-    """Tell which values C may decode itself: of a plain type, or a union of some."""
-    if codec.type is Any:
-        return _ALL_SCALARS
-    union = typing.get_origin(codec.type) in (typing.Union, types.UnionType)
-    members = typing.get_args(codec.type) if union else (codec.type,)
-    return sum({_SCALARS.get(member, 0) for member in members if isinstance(member, type)})
-
-
 def _encoding(codec: MsgPack[Any]) -> Callable[[Any], bytes]:
     if codec._fields is None:
         encode: Callable[[Any], bytes] = codec._encoder.encode
         return encode
     return lambda value: codec.encode(value)[0]  # type: ignore[return-value]
-
-
-def _decoding(codec: MsgPack[Any], freeze: bool) -> Callable[[bytes], Any]:
-    plain = codec._decoder.decode
-
-    def decode(data: bytes) -> Any:
-        try:
-            value = plain(data)
-            return frozen_of(value) if freeze else value
-        except Exception:
-            return codec.decode_parts([StoredPart(memoryview(data))], freeze=freeze)  # says it better
-
-    return decode

@@ -261,7 +261,7 @@ class Gunicorn:
 
     def workers(self, master: int = 0) -> set[int]:
         """Return the pids of a master's workers; a master that USR2 started is not one of them."""
-        return {pid for pid in _children(master or self.master) if pid != self.second_master()}
+        return {pid for pid in children_of(master or self.master) if pid != self.second_master()}
 
     def second_master(self) -> int:
         """Return the pid of the master that USR2 started; 0 if there is none yet."""
@@ -423,7 +423,8 @@ def _session(pid: int) -> int:
         return 0
 
 
-def _children(pid: int) -> set[int]:
+def children_of(pid: int) -> set[int]:
+    """Return the pids of a process's children."""
     found = set()
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         try:

@@ -6,11 +6,25 @@ An error that must be reported carries an ignore comment; that each of them is n
 from __future__ import annotations
 
 import dataclasses
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, assert_type
 
 import msgspec
 
-from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, Table, TableView, Writer, describe, list_stores, wait_readers
+from shmcow import (
+    JSON,
+    IPTable,
+    MsgPack,
+    Raw,
+    Reader,
+    Snapshot,
+    Table,
+    TableView,
+    Writer,
+    describe,
+    list_stores,
+    wait_readers,
+)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -170,3 +184,15 @@ def look() -> None:
     assert_type(list_stores(), list[str])
     assert_type(describe("x").version, int)
     assert_type([generation.message for generation in describe("x").generations], list[str])
+
+
+def look_up() -> None:
+    table = Reader("x", codec=IPTable(Config)).get()
+    assert_type(table["192.0.2.1"], Config)
+    assert_type(table.get("192.0.2.1"), Config | None)
+    assert_type(table.get(IPv4Address(1), 5), Config | int)
+    assert_type(table.get_many(["::1", b"1234"]), list[Config | None])
+    assert_type(table.network_of("::1"), tuple[IPv4Address | IPv6Address, IPv4Address | IPv6Address])
+    assert_type(table.to_dict(), dict[str, Config])
+    for _, _, value in table:
+        assert_type(value, Config)

@@ -39,13 +39,25 @@ def test_readme_example_prints_what_the_readme_shows() -> None:
     assert done.stdout == expected
 
 
+def test_readme_reference_data_runs(name: str) -> None:
+    """The README's parts are published, read together, and shared."""
+    (example,) = [block for block in blocks("python") if "PARTS = " in block]
+    config = blocks("python")[0].split("# in the process that knows")[0]
+    lines = example.replace('"reference"', repr(name)).rstrip().splitlines()
+    space: dict[str, Any] = {}
+    exec("\n".join([config, *lines[:-1], f"answer = ({lines[-1]})"]), space)
+    assert space["answer"] == (2.0, "AU", 0)
+    first, second = reversed(shmcow.describe(name).generations)
+    assert second.segments[1:] == first.segments[1:]
+
+
 def test_readme_gunicorn_app_answers(name: str) -> None:
     """The README's WSGI application answers a request out of the current version."""
 
     class Config(msgspec.Struct, frozen=True):
         timeout: float = 2.5
 
-    (app,) = blocks("python")[1:]
+    (app,) = [block for block in blocks("python") if "def app(" in block]
     space: dict[str, Any] = {"Reader": shmcow.Reader, "Config": Config}
     exec(app.replace("app-config", name), space)
     began = []

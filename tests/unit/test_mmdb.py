@@ -17,7 +17,7 @@ import netaddr
 import pytest
 
 import shmcow
-from shmcow import MMDB, DecodeError, MMDBView, Reader, StoredPart, ValidationError, Writer
+from shmcow import MMDB, DecodeError, IPTable, MMDBView, Reader, StoredPart, ValidationError, Writer
 
 
 def make(path: Path, **countries: str) -> bytes:
@@ -127,3 +127,29 @@ def test_the_payload_can_be_opened_by_any_reader_of_such_files(name: str, writer
     (segment,) = [entry for entry in os.listdir("/dev/shm") if entry.startswith(f"shmcow.{name}.") and entry[-1] == "1"]
     with maxminddb.open_database(f"/dev/shm/{segment}") as database:
         assert database.get("2.0.0.1") == {"country": "FR"}
+
+
+@pytest.mark.usefixtures("data")
+def test_rows_of_a_file_become_a_table(tmp_path: Path) -> None:
+    """rows_from_mmdb streams networks and records; what the file repeats for IPv4 under IPv6 is left out."""
+    path = tmp_path / "a.mmdb"
+    rows = list(IPTable.rows_from_mmdb(path, value=lambda record: record["country"]))
+    assert [(str(network), country) for network, country in rows] == [("1.0.0.0/8", "AU"), ("2.0.0.0/8", "FR")]
+    codec = IPTable(str)
+    (part,) = codec.encode_parts(IPTable.rows_from_mmdb(str(path), value=lambda record: record["country"]))
+    table = codec.decode_parts([StoredPart(memoryview(part.buffers[0]))])
+    assert (table["1.2.3.4"], table.get("::ffff:2.0.0.1"), table.get("3.0.0.0")) == ("AU", "FR", None)
+    assert [record for _, record in IPTable.rows_from_mmdb(path)] == [{"country": "AU"}, {"country": "FR"}]
+
+
+@pytest.mark.usefixtures("data")
+def test_rows_of_a_bad_file_say_so(tmp_path: Path) -> None:
+    """No file, something else, and a value= that raises."""
+    with pytest.raises(FileNotFoundError):
+        IPTable.rows_from_mmdb(tmp_path / "none.mmdb")
+    (tmp_path / "else.mmdb").write_bytes(b"x" * 100)
+    with pytest.raises(ValidationError, match="is no MaxMind DB file"):
+        IPTable.rows_from_mmdb(tmp_path / "else.mmdb")
+    rows = IPTable.rows_from_mmdb(tmp_path / "a.mmdb", value=lambda record: record["city"])
+    with pytest.raises(ValidationError, match=r"a.mmdb at 1.0.0.0/8 cannot be read: KeyError"):
+        next(rows)

@@ -167,6 +167,8 @@ PUBLIC = [
     "DecodeError",
     "FrozenDict",
     "FrozenList",
+    "IPTable",
+    "IPTableView",
     "IncompatibleStoreError",
     "MMDBView",
     "MsgPack",

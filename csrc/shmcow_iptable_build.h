@@ -1,0 +1,377 @@
+/* shmcow: build a table of IP ranges (see shmcow_iptable.h). Python-free; private memory only.
+ *
+ * Purpose     From rows in any order to one block of memory, ready to be written into a segment.
+ * Invariants  1. A row costs 20 (IPv4) or 48 (IPv6) bytes here, whatever its value.
+ *             2. What is laid out is what shmcow_iptable_open accepts, and the same for the same rows in the same order.
+ *
+ * Nesting     Rows are sorted: those that begin first come first, and of those the longest. So a row's enclosing rows are
+ *             open when it comes, the innermost last: a stack, kept as a chain of parents in the rows themselves. A row that
+ *             ends after the innermost open one overlaps it without nesting; one of the same ends is there twice.
+ */
+#ifndef SHMCOW_IPTABLE_BUILD_H
+#define SHMCOW_IPTABLE_BUILD_H
+
+#include "shmcow_iptable.h"
+
+#define SHMCOW_NOBODY UINT32_MAX
+#define SHMCOW_IPTABLE_CROWD 4u /* so many intervals, about, are left to search: they share a cache line or two */
+
+/* Rows as they are collected. `parent`: the innermost row around it, while rows are made flat. */
+typedef struct {
+    uint32_t first, last, value, number, parent;
+} shmcow_draft4;
+typedef struct {
+    uint64_t first_high, first_low, last_high, last_low;
+    uint32_t value, number, parent, unused;
+} shmcow_draft6;
+
+typedef struct {
+    shmcow_pile rows4, rows6;
+    shmcow_values_builder values;
+    uint8_t *block; /* the table, when it is finished */
+    uint64_t bytes;
+} shmcow_iptable_builder;
+
+/* Two rows that cannot both be there, by their numbers. */
+typedef struct {
+    uint32_t number, other;
+    bool same; /* of the same ends */
+    shmcow_iptable_row row, other_row;
+} shmcow_clash;
+
+static inline uint32_t shmcow_drafts(const shmcow_iptable_builder *b, bool wide)
+{
+    return (uint32_t)(wide ? b->rows6.used / sizeof(shmcow_draft6) : b->rows4.used / sizeof(shmcow_draft4));
+}
+
+/* Add a row; its ends are in order and of one family. `number` names it in errors. -ENOMEM; -EFBIG: too many. */
+static inline int shmcow_iptable_add(shmcow_iptable_builder *b, const shmcow_iptable_row *row, uint32_t number)
+{
+    if (shmcow_drafts(b, row->wide) >= SHMCOW_IPTABLE_ROWS_MAX)
+        return -EFBIG;
+    if (!row->wide) {
+        shmcow_draft4 draft = {(uint32_t)row->first, (uint32_t)row->last, row->value, number, SHMCOW_NOBODY};
+        uint8_t *at = shmcow_pile_reserve(&b->rows4, sizeof draft);
+        if (at == NULL)
+            return -ENOMEM;
+        memcpy(at, &draft, sizeof draft);
+        b->rows4.used += sizeof draft;
+        return 0;
+    }
+    shmcow_draft6 draft = {(uint64_t)(row->first >> 64), (uint64_t)row->first, (uint64_t)(row->last >> 64),
+                           (uint64_t)row->last, row->value, number, SHMCOW_NOBODY, 0};
+    uint8_t *at = shmcow_pile_reserve(&b->rows6, sizeof draft);
+    if (at == NULL)
+        return -ENOMEM;
+    memcpy(at, &draft, sizeof draft);
+    b->rows6.used += sizeof draft;
+    return 0;
+}
+
+/* ---- sorting ---- */
+
+static inline int shmcow_order4(const void *a, const void *b)
+{
+    const shmcow_draft4 *x = a, *y = b;
+    if (x->first != y->first)
+        return x->first < y->first ? -1 : 1;
+    if (x->last != y->last)
+        return x->last > y->last ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static inline int shmcow_order6(const void *a, const void *b)
+{
+    const shmcow_draft6 *x = a, *y = b;
+    if (x->first_high != y->first_high)
+        return x->first_high < y->first_high ? -1 : 1;
+    if (x->first_low != y->first_low)
+        return x->first_low < y->first_low ? -1 : 1;
+    if (x->last_high != y->last_high)
+        return x->last_high > y->last_high ? -1 : 1;
+    if (x->last_low != y->last_low)
+        return x->last_low > y->last_low ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static inline void shmcow_sort_rows(shmcow_pile *rows, size_t size, int (*order)(const void *, const void *))
+{
+    for (uint64_t at = size; at < rows->used; at += size)
+        if (order(rows->at + at - size, rows->at + at) > 0) { /* most data comes sorted */
+            qsort(rows->at, (size_t)rows->used / size, size, order);
+            return;
+        }
+}
+
+/* ---- making rows flat ---- */
+
+typedef struct {
+    shmcow_u128 first, last;
+    uint32_t value, number;
+    uint32_t *parent;
+} shmcow_draft;
+
+static inline shmcow_draft shmcow_draft_at(const shmcow_iptable_builder *b, bool wide, uint32_t k)
+{
+    if (!wide) {
+        shmcow_draft4 *draft = (shmcow_draft4 *)(void *)b->rows4.at + k;
+        return (shmcow_draft){draft->first, draft->last, draft->value, draft->number, &draft->parent};
+    }
+    shmcow_draft6 *draft = (shmcow_draft6 *)(void *)b->rows6.at + k;
+    return (shmcow_draft){(shmcow_u128)draft->first_high << 64 | draft->first_low,
+                          (shmcow_u128)draft->last_high << 64 | draft->last_low, draft->value, draft->number,
+                          &draft->parent};
+}
+
+/* Where intervals go: only counted, or into their sections. */
+typedef struct {
+    const shmcow_iptable_builder *b;
+    bool wide;
+    uint32_t count;
+    shmcow_u128 start;  /* of the last */
+    uint32_t *buckets; /* if counting: intervals by their first 16 bits */
+    uint8_t *at, *owners;
+} shmcow_flat;
+
+static inline void shmcow_emit(shmcow_flat *flat, shmcow_u128 start, uint32_t owner)
+{
+    bool again = flat->count > 0 && flat->start == start; /* whoever begins there later is more specific */
+    if (!again) {
+        flat->count++;
+        flat->start = start;
+        if (flat->buckets != NULL)
+            flat->buckets[(uint32_t)(start >> (flat->wide ? 112 : 16))]++;
+    }
+    if (flat->at == NULL)
+        return;
+    uint32_t value = owner == SHMCOW_NOBODY ? 0 : shmcow_draft_at(flat->b, flat->wide, owner).value + 1;
+    uint64_t k = flat->count - 1;
+    owner = owner == SHMCOW_NOBODY ? 0 : owner + 1;
+    if (flat->wide) {
+        shmcow_interval6 interval = {(uint64_t)(start >> 64), (uint64_t)start, value, owner};
+        memcpy(flat->at + k * sizeof interval, &interval, sizeof interval);
+    } else {
+        shmcow_interval4 interval = {(uint32_t)start, value};
+        memcpy(flat->at + k * sizeof interval, &interval, sizeof interval);
+        memcpy(flat->owners + k * 4, &owner, 4);
+    }
+}
+
+/* Close what ends before `next`, the innermost first. */
+static inline uint32_t shmcow_close_rows(shmcow_flat *flat, uint32_t open, shmcow_u128 next)
+{
+    while (open != SHMCOW_NOBODY) {
+        shmcow_draft row = shmcow_draft_at(flat->b, flat->wide, open);
+        if (row.last >= next)
+            break;
+        open = *row.parent;
+        shmcow_emit(flat, row.last + 1, open);
+    }
+    return open;
+}
+
+static inline bool shmcow_flatten(shmcow_flat *flat, shmcow_clash *clash)
+{
+    uint32_t rows = shmcow_drafts(flat->b, flat->wide), open = SHMCOW_NOBODY;
+    const shmcow_u128 highest = flat->wide ? ~(shmcow_u128)0 : UINT32_MAX;
+    if (rows > 0)
+        shmcow_emit(flat, 0, SHMCOW_NOBODY);
+    for (uint32_t k = 0; k < rows; k++) {
+        shmcow_draft row = shmcow_draft_at(flat->b, flat->wide, k);
+        open = shmcow_close_rows(flat, open, row.first);
+        if (open != SHMCOW_NOBODY) {
+            shmcow_draft around = shmcow_draft_at(flat->b, flat->wide, open);
+            bool same = around.first == row.first && around.last == row.last;
+            if (same || row.last > around.last) {
+                *clash = (shmcow_clash){around.number, row.number, same,
+                                        {flat->wide, around.first, around.last, around.value},
+                                        {flat->wide, row.first, row.last, row.value}};
+                return false;
+            }
+        }
+        *row.parent = open;
+        open = k;
+        shmcow_emit(flat, row.first, k);
+    }
+    shmcow_close_rows(flat, open, highest);
+    return true;
+}
+
+/* ---- the indexes ---- */
+
+/* So many bits that there are about as many buckets as intervals. */
+static inline uint32_t shmcow_index_bits(uint64_t count, uint32_t most)
+{
+    uint32_t bits = 0;
+    while (bits < most && (UINT64_C(1) << bits) < count)
+        bits++;
+    return bits;
+}
+
+static inline void shmcow_store32(uint8_t *at, uint64_t k, uint32_t word)
+{
+    memcpy(at + 4 * k, &word, sizeof word);
+}
+
+/* By how many further bits a bucket of the coarse index goes. */
+static inline uint32_t shmcow_fine_bits(const uint32_t *buckets, uint32_t bits, uint64_t bucket)
+{
+    uint64_t count = 0, width = UINT64_C(1) << (SHMCOW_IPTABLE_BITS - bits);
+    for (uint64_t k = bucket * width; k < (bucket + 1) * width; k++)
+        count += buckets[k];
+    return shmcow_index_bits(count / SHMCOW_IPTABLE_CROWD, 16);
+}
+
+/* Room for the index, the deep parts included: each has fewer than 5/8 words for an interval of its own. */
+static inline uint64_t shmcow_fine_count(const uint32_t *buckets, uint32_t bits, uint64_t intervals)
+{
+    uint64_t fine = 1 + intervals * 5 / 8; /* 1: the end of the last bucket */
+    for (uint64_t bucket = 0; bucket < UINT64_C(1) << bits; bucket++)
+        fine += UINT64_C(1) << shmcow_fine_bits(buckets, bits, bucket);
+    return fine;
+}
+
+/* Whether an interval begins at or before the first address that begins with `head`. */
+static inline bool shmcow_begins_by(const shmcow_iptable *t, bool wide, uint32_t k, uint64_t head)
+{
+    return wide ? shmcow_start6(t, k) <= (shmcow_u128)head << 64 : shmcow_head4(shmcow_start4(t, k)) <= head;
+}
+
+/* One level of an index: the interval of each of 2^bits parts, which begin at `head` and at every 2^(64 - shift - bits). */
+static inline uint32_t shmcow_fill_parts(const shmcow_iptable *t, bool wide, uint64_t head, uint32_t shift, uint32_t bits,
+                                         uint32_t k, uint8_t *fine)
+{
+    uint32_t intervals = wide ? t->index6.intervals : t->index4.intervals;
+    for (uint64_t part = 0; part < UINT64_C(1) << bits; part++) {
+        uint64_t start = head | (bits > 0 ? part << (64 - shift - bits) : 0);
+        while (k + 1 < intervals && shmcow_begins_by(t, wide, k + 1, start))
+            k++;
+        shmcow_store32(fine, part, k);
+    }
+    return k;
+}
+
+/* Give the crowded ones of a bucket's parts an index of their own; -> where the next one goes. */
+static inline uint32_t shmcow_fill_deep(const shmcow_iptable *t, bool wide, uint64_t head, uint32_t shift, uint32_t bits,
+                                        uint32_t at, uint8_t *fine, uint32_t deep)
+{
+    for (uint64_t part = 0; part < UINT64_C(1) << bits; part++) {
+        uint32_t low = shmcow_load32(fine, at + part), high = shmcow_load32(fine, at + part + 1);
+        if (high - low <= 4 * SHMCOW_IPTABLE_CROWD)
+            continue;
+        uint32_t more = shmcow_index_bits((high - low) / SHMCOW_IPTABLE_CROWD, 20);
+        uint64_t start = head | (bits > 0 ? part << (64 - shift - bits) : 0);
+        shmcow_store32(fine, deep, more);
+        shmcow_fill_parts(t, wide, start, shift + bits, more, low, fine + (uint64_t)(deep + 1) * 4);
+        shmcow_store32(fine, at + part, deep | SHMCOW_IPTABLE_DEEP);
+        deep += 1 + (UINT32_C(1) << more);
+        shmcow_store32(fine, deep++, high);
+    }
+    return deep;
+}
+
+static inline void shmcow_fill_index(const shmcow_iptable *t, bool wide, const uint32_t *buckets, uint8_t *coarse,
+                                     uint8_t *fine)
+{
+    const shmcow_ip_index *index = wide ? &t->index6 : &t->index4;
+    uint32_t k = 0, at = 0;
+    for (uint64_t bucket = 0; bucket < UINT64_C(1) << index->bits; bucket++) {
+        uint32_t bits = shmcow_fine_bits(buckets, index->bits, bucket);
+        uint64_t head = index->bits > 0 ? bucket << (64 - index->bits) : 0;
+        shmcow_store32(coarse, bucket, at | bits << SHMCOW_IPTABLE_FINE);
+        k = shmcow_fill_parts(t, wide, head, index->bits, bits, k, fine + (uint64_t)at * 4);
+        at += UINT32_C(1) << bits;
+    }
+    shmcow_store32(fine, at, index->intervals - 1);
+    uint32_t deep = at + 1;
+    for (uint64_t bucket = 0; bucket < UINT64_C(1) << index->bits; bucket++) {
+        uint32_t entry = shmcow_load32(coarse, bucket), bits = entry >> SHMCOW_IPTABLE_FINE;
+        uint64_t head = index->bits > 0 ? bucket << (64 - index->bits) : 0;
+        deep = shmcow_fill_deep(t, wide, head, index->bits, bits, entry & (SHMCOW_IPTABLE_FINE_MAX - 1), fine, deep);
+    }
+}
+
+/* ---- all of it ---- */
+
+static inline void shmcow_store_rows(const shmcow_iptable_builder *b, uint8_t *rows4, uint8_t *rows6)
+{
+    for (uint32_t k = 0; k < shmcow_drafts(b, false); k++) {
+        shmcow_draft row = shmcow_draft_at(b, false, k);
+        shmcow_row4 there = {(uint32_t)row.first, (uint32_t)row.last, row.value};
+        memcpy(rows4 + k * sizeof there, &there, sizeof there);
+    }
+    for (uint32_t k = 0; k < shmcow_drafts(b, true); k++) {
+        shmcow_draft row = shmcow_draft_at(b, true, k);
+        shmcow_row6 there = {(uint64_t)(row.first >> 64), (uint64_t)row.first, (uint64_t)(row.last >> 64),
+                             (uint64_t)row.last, row.value, 0};
+        memcpy(rows6 + k * sizeof there, &there, sizeof there);
+    }
+}
+
+static inline int shmcow_iptable_fill(shmcow_iptable_builder *b, const shmcow_crc_table *crc, shmcow_iptable_header *h,
+                                      const uint32_t *buckets4, const uint32_t *buckets6)
+{
+    shmcow_iptable_layout l = shmcow_iptable_lay_out(h);
+    shmcow_iptable table;
+    shmcow_clash never;
+    uint8_t *block = b->block;
+    shmcow_iptable_seal(crc, h);
+    memcpy(block, h, sizeof *h);
+    shmcow_flat flat4 = {b, false, 0, 0, NULL, block + l.at4, block + l.owners4};
+    shmcow_flat flat6 = {b, true, 0, 0, NULL, block + l.at6, NULL};
+    shmcow_flatten(&flat4, &never);
+    shmcow_flatten(&flat6, &never);
+    shmcow_store_rows(b, block + l.by_row4, block + l.by_row6);
+    if (h->value_bytes > 0)
+        memcpy(block + l.values, b->values.pile.at, (size_t)h->value_bytes);
+    if (shmcow_iptable_open(&table, crc, block, b->bytes) != NULL)
+        return -EINVAL; /* never: what is laid out can be opened */
+    if (h->rows4 > 0)
+        shmcow_fill_index(&table, false, buckets4, block + l.coarse4, block + l.fine4);
+    if (h->rows6 > 0)
+        shmcow_fill_index(&table, true, buckets6, block + l.coarse6, block + l.fine6);
+    return 0;
+}
+
+/* Sort, check, and lay out. 0; 1: two rows clash; -ENOMEM; -EFBIG. No row can be added afterwards. */
+static inline int shmcow_iptable_finish(shmcow_iptable_builder *b, const shmcow_crc_table *crc, shmcow_clash *clash)
+{
+    shmcow_sort_rows(&b->rows4, sizeof(shmcow_draft4), shmcow_order4);
+    shmcow_sort_rows(&b->rows6, sizeof(shmcow_draft6), shmcow_order6);
+    uint32_t *buckets4 = calloc(UINT32_C(2) << SHMCOW_IPTABLE_BITS, sizeof *buckets4);
+    if (buckets4 == NULL)
+        return -ENOMEM;
+    uint32_t *buckets6 = buckets4 + (UINT32_C(1) << SHMCOW_IPTABLE_BITS);
+    shmcow_flat flat4 = {b, false, 0, 0, buckets4, NULL, NULL}, flat6 = {b, true, 0, 0, buckets6, NULL, NULL};
+    int r = shmcow_flatten(&flat4, clash) && shmcow_flatten(&flat6, clash) ? 0 : 1;
+    if (r == 0) {
+        shmcow_iptable_header h = {
+            .rows4 = shmcow_drafts(b, false), .rows6 = shmcow_drafts(b, true),
+            .intervals4 = flat4.count, .intervals6 = flat6.count,
+            .bits4 = shmcow_index_bits(flat4.count, SHMCOW_IPTABLE_BITS),
+            .bits6 = shmcow_index_bits(flat6.count, SHMCOW_IPTABLE_BITS),
+            .value_bytes = b->values.pile.used, .value_count = b->values.count,
+        };
+        h.fine4 = flat4.count > 0 ? (uint32_t)shmcow_fine_count(buckets4, h.bits4, h.intervals4) : 0;
+        h.fine6 = flat6.count > 0 ? (uint32_t)shmcow_fine_count(buckets6, h.bits6, h.intervals6) : 0;
+        h.bytes = b->bytes = shmcow_iptable_lay_out(&h).end;
+        b->block = h.bytes > SIZE_MAX / 2 ? NULL : calloc(1, (size_t)h.bytes);
+        r = b->block != NULL ? shmcow_iptable_fill(b, crc, &h, buckets4, buckets6) : -ENOMEM;
+    }
+    free(buckets4);
+    shmcow_pile_free(&b->rows4);
+    shmcow_pile_free(&b->rows6);
+    shmcow_values_builder_free(&b->values);
+    return r;
+}
+
+static inline void shmcow_iptable_builder_free(shmcow_iptable_builder *b)
+{
+    shmcow_pile_free(&b->rows4);
+    shmcow_pile_free(&b->rows6);
+    shmcow_values_builder_free(&b->values);
+    free(b->block);
+    *b = (shmcow_iptable_builder){0};
+}
+
+#endif
