@@ -623,7 +623,7 @@ class Writer(Generic[T]):
 
     def _check_good(self, hold: _core.Hold) -> None:
         """Decode a version that is to be published again."""
-        value = self._load(hold).value
+        value: Any = self._load(hold).value
         if self._codec is not None:
             self._codec.prove(value)
 
