@@ -35,14 +35,32 @@ def locks_on(path: str, of: Iterable[int]) -> Iterator[Lock]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    st = os.stat(path)
-    file = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}"  # as fdinfo writes it
+    os.stat(path)
+    return (lock for _, lock in locks_on_any([path], of))
+
+
+def locks_on_any(paths: Iterable[str], of: Iterable[int]) -> Iterator[tuple[str, Lock]]:
+    """Yield the locks that some processes have on any of some files, with the file's path, process by process.
+
+    Args:
+        paths: of the files; those that have gone are left out.
+        of: as for ``locks_on``.
+    """
+    files = {}
+    for path in paths:
+        try:
+            st = os.stat(path)
+        except FileNotFoundError:
+            continue
+        files[f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}"] = path  # as fdinfo writes it
     for pid in of:
         for line in _lock_lines(pid):
             words = line.split()
-            if file in words:
-                first, last = words[-2:]
-                yield Lock(pid, "WRITE" in words, int(first), (1 << 63) - 1 if last == "EOF" else int(last))
+            for file in words:
+                if file in files:
+                    first, last = words[-2:]
+                    top = (1 << 63) - 1 if last == "EOF" else int(last)
+                    yield files[file], Lock(pid, "WRITE" in words, int(first), top)
 
 
 def _lock_lines(pid: int) -> Iterator[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from shmcow import _core
-from shmcow.fdinfo import describe_process, locks_on, pids
+from shmcow.fdinfo import describe_process, locks_on_any, pids
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -25,10 +24,19 @@ def holders(store: _core.Store) -> Iterator[Holder]:
 
     A process that this user may not look into is left out.
     """
-    locks = locks_on(store.prefix + "holds", pids())
-    for pid, mine in itertools.groupby(locks, key=lambda lock: lock.pid):
-        ranges = [(lock.first, lock.last) for lock in mine]
-        yield Holder(pid, _within(ranges, _core.HELD_AT), _within(ranges, _core.SEEN_AT))
+    yield from holders_of([store])[store.prefix]
+
+
+def holders_of(stores: Iterable[_core.Store]) -> dict[str, list[Holder]]:
+    """Do for many stores, in one look at all processes, what ``holders`` does for one; by the stores' ``prefix``."""
+    found: dict[str, dict[int, list[tuple[int, int]]]] = {store.prefix: {} for store in stores}
+    for path, lock in locks_on_any([prefix + "holds" for prefix in found], pids()):
+        found[path.removesuffix("holds")].setdefault(lock.pid, []).append((lock.first, lock.last))
+    return {prefix: [_holder(pid, ranges) for pid, ranges in by_pid.items()] for prefix, by_pid in found.items()}
+
+
+def _holder(pid: int, ranges: list[tuple[int, int]]) -> Holder:
+    return Holder(pid, _within(ranges, _core.HELD_AT), _within(ranges, _core.SEEN_AT))
 
 
 def _within(ranges: list[tuple[int, int]], base: int) -> Ranges:

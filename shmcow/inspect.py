@@ -10,10 +10,11 @@ import datetime
 from typing import Any
 
 from shmcow import _core, segments
-from shmcow.errors import ShmcowError
+from shmcow.errors import ShmcowError, StoreNotFoundError
+from shmcow.holders import holders_of
 from shmcow.store import COUNTERS, STATES
 
-__all__ = ["Generation", "StoreReport", "describe", "list_stores"]
+__all__ = ["Generation", "Overview", "StoreReport", "describe", "list_stores", "overview"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Generation:
         damaged: whether its entry cannot be read; the fields below are then empty.
         segments: ids of its segments.
         size_bytes: of its payload.
+        parts: names of its parts; one empty name when it is no bundle.
         rollback_of: the version whose content it repeats, or None.
     """
 
@@ -38,6 +40,7 @@ class Generation:
     damaged: bool
     segments: tuple[int, ...]
     size_bytes: int
+    parts: tuple[str, ...]
     published_at: datetime.datetime | None
     pid: int
     uid: int
@@ -74,6 +77,45 @@ class StoreReport:
     counters: dict[str, int]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Overview:
+    """One store among others.
+
+    Attributes:
+        report: what ``describe`` says; None: it cannot be read.
+        readers: how many processes hold or have seen a version, of those that this user may look into.
+        problem: why it cannot be read; "" if it can.
+    """
+
+    name: str
+    report: StoreReport | None
+    readers: int
+    problem: str
+
+
+def overview() -> list[Overview]:
+    """Report on all stores of this machine, sorted by name, with one look at all processes.
+
+    A store that vanishes meanwhile is left out; one that cannot be read says why.
+
+    Concurrency: any thread; reads only.
+    """
+    found: dict[str, tuple[_core.Store | None, StoreReport | None, str]] = {}
+    for name in list_stores():
+        try:
+            store = _core.Store(segments.header_path(name))
+            found[name] = store, _report(store), ""
+        except StoreNotFoundError:
+            continue
+        except (ShmcowError, OSError) as exc:
+            found[name] = None, None, str(exc)
+    readers = holders_of(store for store, _, _ in found.values() if store is not None)
+    return [
+        Overview(name, report, len(readers[store.prefix]) if store is not None else 0, problem)
+        for name, (store, report, problem) in found.items()
+    ]
+
+
 def list_stores() -> list[str]:
     """Return the names of all stores on this machine, sorted."""
     return [item.store for item in segments.found() if item.what == "header"]
@@ -87,7 +129,10 @@ def describe(name: str) -> StoreReport:
         IncompatibleStoreError, CorruptSegmentError: its header cannot be read.
         NotOwnerError: its permissions do not let this process read it.
     """
-    store = _core.Store(segments.header_path(segments.check_name(name)))
+    return _report(_core.Store(segments.header_path(segments.check_name(name))))
+
+
+def _report(store: _core.Store) -> StoreReport:
     word = store.word
     current = -1 if word == _core.DESTROYED else word & _core.VERSION_MAX
     rows = sorted(store.generations(), key=lambda row: row[0], reverse=True)
@@ -126,6 +171,7 @@ def _generation(store: _core.Store, current: int, version: int, state: int, entr
         damaged=entry is None,
         segments=tuple(part["segment"] for part in parts),
         size_bytes=sum(part["length"] for part in parts),
+        parts=tuple(part["name"] for part in parts),
         published_at=_time(known["published_ns"]) if known else None,
         pid=known.get("pid", 0),
         uid=known.get("uid", 0),

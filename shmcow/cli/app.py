@@ -23,7 +23,11 @@ __all__ = ["COMMANDS", "app", "run"]
 
 COMMANDS: Final = {
     "demo": "shmcow.cli.demo.command",
+    "get": "shmcow.cli.get",
+    "history": "shmcow.cli.history",
+    "ls": "shmcow.cli.ls",
     "set": "shmcow.cli.set",
+    "stat": "shmcow.cli.stat",
 }
 
 

@@ -14,7 +14,7 @@ from shmcow.cli.exits import PathNotFoundError
 from shmcow.cli.text import shortened
 from shmcow.errors import DecodeError, ValidationError
 
-__all__ = ["parse_path", "replaced", "replaced_typed"]
+__all__ = ["parse_path", "part", "replaced", "replaced_typed"]
 
 _SHOWN = 12  # keys named in a message
 
@@ -35,6 +35,31 @@ def parse_path(text: str) -> tuple[str, ...]:
             "a path is keys and indexes joined by dots, such as db.hosts.0 (or a JSON pointer: /db/hosts/0)"
         )
     return steps
+
+
+def part(value: Any, steps: tuple[str, ...]) -> Any:
+    """Return a part of a value.
+
+    Args:
+        value: made of mappings, lists and scalars.
+        steps: the path; none: the value itself.
+
+    Raises:
+        PathNotFoundError: there is no such part; says what there is.
+
+    Concurrency: pure.
+    """
+    for depth, step in enumerate(steps):
+        if isinstance(value, dict):
+            key = _key(value, step)
+            if key not in value:
+                raise _missing(steps, depth, f"known keys: {_listed(value)}")
+            value = value[key]
+        elif isinstance(value, (list, tuple)):
+            value = value[_index(steps, depth, len(value))]
+        else:
+            raise _missing(steps, depth, f"{_where(steps, depth)} is {_kind(value)}, which has no parts")
+    return value
 
 
 def replaced(value: Any, steps: tuple[str, ...], new: Any) -> Any:

@@ -1,0 +1,73 @@
+"""``shmcow stat``: everything about one store."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import click
+
+from shmcow import inspect, segments
+from shmcow.cli import params
+from shmcow.cli.history import command as history
+from shmcow.cli.ls import owner
+from shmcow.cli.output import SCHEMA, age, form_options, is_terminal, size, write_json
+from shmcow.cli.text import printable
+
+__all__ = ["command"]
+
+
+@click.command("stat")
+@click.argument("name", type=params.STORE)
+@form_options
+@click.pass_context
+def command(context: click.Context, name: str, form: str | None, as_json: bool) -> None:
+    """Tell everything about store NAME: settings, counters, room, and its versions.
+
+    In a pipe: one name and one figure a line, then the versions as `shmcow history` prints them.
+
+    \b
+    Examples:
+      shmcow stat app-config
+      shmcow stat app-config --json
+    """
+    report = inspect.describe(name)
+    free, total = segments.room()
+    if as_json or form in ("json", "jsonl"):
+        write_json({"schema": SCHEMA, **dataclasses.asdict(report), "shm_free_bytes": free, "shm_total_bytes": total})
+        return
+    people = form == "table" or (form is None and is_terminal())
+    lines = list(_for_people(report, free, total) if people else _for_scripts(report, free, total))
+    width = max(len(title) for title, _ in lines) if people else 0
+    for title, text in lines:
+        click.echo(f"{title:<{width}}  {printable(text)}" if people else f"{title}\t{printable(text)}")
+    click.echo()
+    context.invoke(history, name=name, form=form, as_json=False)
+
+
+def _version(report: inspect.StoreReport) -> str:
+    return "none: it is being destroyed" if report.version < 0 else str(report.version)
+
+
+def _for_people(report: inspect.StoreReport, free: int, total: int) -> Iterator[tuple[str, str]]:
+    yield "store", report.name
+    yield "epoch", report.epoch
+    yield "version", _version(report)
+    yield "created", f"{report.created_at:%Y-%m-%d %H:%M:%S} UTC, {age(report.created_at)} ago"
+    yield "owner, mode", f"{owner(report.uid)}, {report.mode:04o}"
+    limit = f" of at most {size(report.max_total_bytes)}" if report.max_total_bytes else ", no limit"
+    yield "bytes", f"{size(report.total_bytes)}{limit}"
+    yield "retained", f"{report.retain} older versions"
+    yield segments.DIRECTORY, f"{size(free)} free of {size(total)}"
+    counted = [f"{n} {what.replace('_', ' ')}" for what, n in report.counters.items() if n]
+    yield "counted", ", ".join(counted) or "nothing yet"
+
+
+def _for_scripts(report: inspect.StoreReport, free: int, total: int) -> Iterator[tuple[str, str]]:
+    fields = dataclasses.asdict(report)
+    del fields["generations"]
+    counters = fields.pop("counters")
+    fields["mode"] = f"{report.mode:04o}"
+    fields["created_at"] = report.created_at.isoformat()
+    for title, figure in {**fields, **counters, "shm_free_bytes": free, "shm_total_bytes": total}.items():
+        yield title, str(figure)
