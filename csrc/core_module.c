@@ -271,6 +271,7 @@ static int add_constants(PyObject *module)
         {"VERSION_MAX", SHMCOW_VERSION_MAX},
         {"DESTROYED", SHMCOW_DESTROYED},
         {"HAS_CRC", SHMCOW_HAS_CRC},
+        {"IS_TYPED", SHMCOW_IS_TYPED},
         {"HELD_AT", SHMCOW_HELD_AT},
         {"SEEN_AT", SHMCOW_SEEN_AT},
     };

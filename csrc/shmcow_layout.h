@@ -62,6 +62,7 @@ typedef struct {
     uint32_t flags;
 } shmcow_segment;
 #define SHMCOW_HAS_CRC 1u
+#define SHMCOW_IS_TYPED 2u /* its writer checked the payload against a type */
 
 /* What a generation lists, and where it comes from. Strings are UTF-8, padded with zeros, not terminated when full. */
 typedef struct {

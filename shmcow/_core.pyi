@@ -24,6 +24,7 @@ FOOTER_ALIGN: Final[int]
 VERSION_MAX: Final[int]
 DESTROYED: Final[int]
 HAS_CRC: Final[int]
+IS_TYPED: Final[int]
 HELD_AT: Final[int]
 SEEN_AT: Final[int]
 

@@ -57,6 +57,8 @@ def decode(hold: _core.Hold, entry: dict[str, Any], how: Decoding) -> tuple[Any,
         check_payload(part.view, listed, how.verify, where)
     try:
         value = codec.decode_parts(parts, freeze=how.freeze)
+        if codec.is_typed and codec.fingerprint != bytes(entry["fingerprint"]):
+            codec.check_fits(value)
     except (DecodeError, CodecMismatchError) as exc:
         raise type(exc)(f"{where}{_published_as(entry)}: {exc}") from exc
     if how.transform is not None:
@@ -70,10 +72,11 @@ def decode(hold: _core.Hold, entry: dict[str, Any], how: Decoding) -> tuple[Any,
 def stored_parts(hold: _core.Hold, entry: dict[str, Any]) -> list[StoredPart]:
     """Return the parts of a held version, as a codec takes them."""
     prefix = hold.store.prefix
-    return [
-        StoredPart(hold.view(k), part["name"], hold.codec(k), f"{prefix}{part['segment']}")
-        for k, part in enumerate(entry["parts"])
-    ]
+    found = []
+    for k, part in enumerate(entry["parts"]):
+        typed = part["flags"] & _core.IS_TYPED != 0
+        found.append(StoredPart(hold.view(k), part["name"], hold.codec(k), f"{prefix}{part['segment']}", typed))
+    return found
 
 
 def choose(how: Decoding, entry: dict[str, Any], where: str) -> Codec[Any]:

@@ -27,11 +27,12 @@ class EncodedPart(NamedTuple):
     codec: bytes
     views: list[memoryview]
     whole: memoryview
+    typed: bool
 
     @property
     def stored(self) -> StoredPart:
         """The part as a codec decodes it."""
-        return StoredPart(self.whole, self.name.decode(), self.codec.decode())
+        return StoredPart(self.whole, self.name.decode(), self.codec.decode(), typed=self.typed)
 
     def listed(self, verify: bool) -> Listed:
         """Return what a version lists for it when it goes into a segment of its own.
@@ -42,7 +43,7 @@ class EncodedPart(NamedTuple):
         length = self.whole.nbytes
         flags = _core.HAS_CRC if length <= CHECKED_BYTES or verify else 0
         crc = zlib.crc32(self.whole) if flags else 0
-        return self.name, 0, length, crc, flags, self.codec, self.views
+        return self.name, 0, length, crc, flags | (_core.IS_TYPED if self.typed else 0), self.codec, self.views
 
 
 # What a version lists for a part: name, segment (0: a fresh one), length, crc, flags, codec, buffers.
@@ -114,7 +115,9 @@ class Shared:
         fresh = part.listed(verify)
         name = part.name.decode()
         there = self._entries.get(name)
-        if there is None or there["length"] != fresh[2] or (there["flags"] == fresh[4] and there["crc"] != fresh[3]):
+        if there is None or there["length"] != fresh[2] or (there["flags"] ^ fresh[4]) & _core.IS_TYPED:
+            return fresh
+        if there["flags"] == fresh[4] and there["crc"] != fresh[3]:
             return fresh
         try:
             stored = self.stored[name]
@@ -148,6 +151,7 @@ class Encoded(NamedTuple):
 
     parts: list[EncodedPart]
     decoded: Any
+    some: bool = False  # whether the parts that are not here stay as they are
 
     @property
     def size_bytes(self) -> int:
@@ -195,7 +199,7 @@ def encode_part(part: Part) -> EncodedPart:
         ) from exc
     if not 0 < len(codec) < _core.CODEC_BYTES or b"\0" in codec:
         raise ValidationError(f"a part's codec is named by 1 to 31 ASCII characters, found {part.codec!r}")
-    return EncodedPart(name, codec, views, whole)
+    return EncodedPart(name, codec, views, whole, bool(part.typed))
 
 
 def _as_view(buffer: Any) -> memoryview:

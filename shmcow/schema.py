@@ -13,7 +13,7 @@ import functools
 import hashlib
 import types
 import typing
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import msgspec.inspect
@@ -303,3 +303,54 @@ def field_names(tp: Any) -> frozenset[str] | None:
     ):
         return None
     return frozenset(field.encode_name for field in info.fields)
+
+
+_IMMUTABLE: Final = (
+    msgspec.inspect.NoneType,
+    msgspec.inspect.BoolType,
+    msgspec.inspect.IntType,
+    msgspec.inspect.FloatType,
+    msgspec.inspect.StrType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.DateTimeType,
+    msgspec.inspect.DateType,
+    msgspec.inspect.TimeType,
+    msgspec.inspect.TimeDeltaType,
+    msgspec.inspect.UUIDType,
+    msgspec.inspect.DecimalType,
+    msgspec.inspect.EnumType,
+    msgspec.inspect.LiteralType,
+)
+_TRANSPARENT: Final = (
+    msgspec.inspect.UnionType,
+    msgspec.inspect.Metadata,
+    msgspec.inspect.TupleType,
+    msgspec.inspect.VarTupleType,
+    msgspec.inspect.FrozenSetType,
+)
+
+
+def may_be_mutable(type: Any) -> bool:  # noqa: A002
+    """Tell whether values of a type may have something in them that freezing changes: a dict, a list, an unknown class.
+
+    Args:
+        type: a type that msgspec supports.
+
+    Returns:
+        False for scalars, and tuples, frozensets and frozen Structs of such.
+
+    Concurrency: pure.
+    """
+    return type is None or type is Any or _may_be_mutable(inspect_type(type), ())
+
+
+def _may_be_mutable(info: Any, above: tuple[int, ...]) -> bool:
+    if isinstance(info, _IMMUTABLE) or id(info) in above:
+        return False
+    if isinstance(info, msgspec.inspect.StructType):
+        if not info.cls.__struct_config__.frozen:
+            return True
+    elif not isinstance(info, _TRANSPARENT):
+        return True
+    inside = [*parts_of(info), *(field.type for field in getattr(info, "fields", ()))]
+    return any(_may_be_mutable(part, (*above, id(info))) for part in inside)

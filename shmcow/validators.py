@@ -41,6 +41,8 @@ def _count(value: Any, path: str) -> int:
     where = f"`{path}`" if path else "the value"
     if part is _MISSING:
         raise ValidationError(f"the new value has no {where}, whose items were to be counted")
+    if hasattr(type(part), "_asdict") and not isinstance(part, tuple):  # how many parts it has says nothing
+        raise ValidationError(f"{where} is a bundle: name the part whose items are to be counted, as in path='geo'")
     try:
         return len(part)
     except TypeError as exc:

@@ -373,7 +373,7 @@ class Writer(Generic[T]):
         if expected is not None:
             check_version("expected", expected, 0)
         values = {**(parts or {}), **more}
-        encoded = self._prove(codec.only(values), values)
+        encoded = self._prove(codec.only(values), values)._replace(some=True)
         with self._turn(recreate=False) as turn:
             if turn.store.version == 0:
                 turn.store.hold()  # raises NotPublishedError
@@ -662,14 +662,19 @@ class Writer(Generic[T]):
 
     def _kept(self, encoded: Encoded, shared: Shared | None) -> list[str]:
         """Name the parts of a bundle that were not given: they stay as they are."""
-        if not isinstance(self._codec, Bundle) or len(encoded.parts) == len(self._codec.codecs):
+        if not isinstance(self._codec, Bundle):
             return []
         given = {part.stored.name for part in encoded.parts}
-        kept = [name for name in self._codec.codecs if name not in given]
-        missing = [name for name in kept if shared is None or name not in shared]
+        others = [name for name in shared or () if name not in given]
+        if others and not encoded.some:
+            raise CodecMismatchError(
+                f"the part {others[0]!r} of store {self._name} would be dropped, and readers may need it: name it in "
+                "the Bundle, or publish some of the parts with publish_parts"
+            )
+        missing = [name for name in self._codec.codecs if name not in given and name not in others]
         if missing:
             raise ValidationError(f"the part {missing[0]!r} was never published: give it, too")
-        return kept
+        return others
 
     @staticmethod
     def _figures(store: _core.Store, encoded: Encoded) -> str:
@@ -717,7 +722,7 @@ class Writer(Generic[T]):
         if not codec.is_typed:
             raise CodecMismatchError(
                 f"{where} was published as {published}, and this writer has no type to check values with: "
-                f"give Writer(..., type={published})"
+                f"give Writer(..., {'codec' if '(' in published or '[' in published else 'type'}={published})"
             )
         try:
             codec.check_follows(stored_parts(hold, entry))

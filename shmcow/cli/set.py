@@ -7,7 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from shmcow import Writer, codecs
+from shmcow import Writer, codecs, describe
 from shmcow.cli import params, paths
 from shmcow.cli.text import shortened
 from shmcow.errors import CodecMismatchError
@@ -28,7 +28,8 @@ def command(name: str, path: str, value: str, string: bool, type_: Any, message:
     """Replace one part of the value of store NAME, and print the new version.
 
     PATH names the part: keys and indexes joined by dots, such as db.pool.size or hosts.0, or a JSON pointer. VALUE is
-    JSON. What other writers change at the same time is kept. A dict's last key may be a new one.
+    JSON. What other writers change at the same time is kept. A dict's last key may be a new one. Bundles, tables and
+    bytes are published by programs.
 
     A store that was published with a type needs --type, which imports that module: it must be one that can be imported.
 
@@ -59,8 +60,19 @@ def _from_json(text: str) -> Any:
         ) from exc
 
 
+def _check_codec(name: str) -> None:
+    """Refuse a store whose values have no parts that JSON could replace."""
+    current = [generation.codec for generation in describe(name).generations if generation.current]
+    if current and current[0] not in ("msgpack", "json"):
+        raise CodecMismatchError(
+            f"store {name} is published with the codec {current[0]!r}, and only values of msgpack and json can be "
+            "changed here: publish it from a program (Writer.publish_parts for a bundle)"
+        )
+
+
 def _set(name: str, steps: tuple[str, ...], new: Any, type_: Any, said: dict[str, str]) -> int:
     with Writer(name, type=type_, create=False) as writer:
+        _check_codec(name)
         codec = codecs.for_name(writer.snapshot().codec, Any if type_ is None else type_)
         try:
             return writer.update(lambda old: paths.replaced_typed(old, steps, new, codec), **said)

@@ -67,8 +67,10 @@ class Arrays(Codec[Any]):
 
         Concurrency: any thread; nobody may change the arrays until they are published.
         """
-        import numpy as np
-
+        try:
+            import numpy as np
+        except ImportError as exc:
+            raise ValidationError("the Arrays codec needs numpy: pip install 'shmcow[numpy]'") from exc
         if not isinstance(value, Mapping):
             raise ValidationError(f"expected a dict of numpy arrays, found a {type(value).__name__}")
         arrays = [_checked(name, array) for name, array in value.items()]

@@ -45,11 +45,13 @@ class Part(NamedTuple):
         name: the part's name; "" when a value is one part.
         codec: name of the codec that encoded this part.
         buffers: C-contiguous bytes-like objects, written one after the other.
+        typed: whether the codec has checked it against a type.
     """
 
     name: str
     codec: str
     buffers: list[Buffer]
+    typed: bool = False
 
 
 class StoredPart(NamedTuple):
@@ -60,12 +62,14 @@ class StoredPart(NamedTuple):
         name: the part's name; "" when a value is one part.
         codec: name of the codec that encoded it; "" when unknown.
         path: of its file, which may have gone; "" when there is none yet.
+        typed: whether its writer checked it against a type.
     """
 
     view: memoryview
     name: str = ""
     codec: str = ""
     path: str = ""
+    typed: bool = False
 
 
 class Codec(abc.ABC, Generic[T]):
@@ -160,7 +164,7 @@ class Codec(abc.ABC, Generic[T]):
 
         Concurrency: any thread.
         """
-        return [Part("", self.name, self.encode(value))]
+        return [Part("", self.name, self.encode(value), self.is_typed)]
 
     def join(self, parts: Sequence[StoredPart]) -> T:
         """Decode a value from its parts. To be overridden by a codec of several parts.
@@ -234,6 +238,21 @@ class Codec(abc.ABC, Generic[T]):
             raise DecodeError(f"cannot decode {self._expected()}: the payload is nested too deeply") from exc
         except Exception as exc:
             raise DecodeError(f"cannot decode {self._expected()}: {_said(exc)}") from exc
+
+    def check_fits(self, value: T) -> None:
+        """Decode what a value would decode later, as far as it may not fit.
+
+        A reader calls this where the writer's schema is another than this codec's: it goes on with the last good value.
+
+        Args:
+            value: what ``decode_parts`` returned.
+
+        Raises:
+            DecodeError: something in it does not decode.
+
+        Concurrency: any thread.
+        """
+        self.prove(value)
 
     def prove(self, value: T) -> None:
         """Decode what a value would decode later: a writer calls this before it publishes.

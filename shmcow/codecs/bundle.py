@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import keyword
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from shmcow import _core
 from shmcow.codecs.base import Codec, Part, StoredPart
-from shmcow.errors import CodecMismatchError, DecodeError, ValidationError
+from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError, ValidationError
 from shmcow.frozen import thaw
 
 __all__ = ["Bundle", "BundleView"]
@@ -120,8 +120,18 @@ class BundleView:
 def _decode_part(name: str, lazy: _Lazy) -> Any:
     try:
         return lazy.decode()
-    except (DecodeError, CodecMismatchError) as exc:
+    except (DecodeError, CodecMismatchError, CorruptSegmentError) as exc:
         raise type(exc)(f"part {name!r}: {exc}") from exc
+
+
+def _each(view: BundleView, check: Callable[[_Lazy, Any], None]) -> None:
+    """Decode each part, and check it."""
+    for name, lazy in view._shmcow_parts.items():
+        part = getattr(view, name)
+        try:
+            check(lazy, part)
+        except (DecodeError, CodecMismatchError, CorruptSegmentError) as exc:
+            raise type(exc)(f"part {name!r}: {exc}") from exc
 
 
 class Bundle(Codec[Any]):
@@ -257,7 +267,7 @@ class Bundle(Codec[Any]):
         if isinstance(value, BundleView):
             lazy = value._shmcow_parts.get(name)
             if lazy is not None and lazy.stored.codec == codec.name:
-                return Part(name, codec.name, [lazy.stored.view])  # as it lies there, decoded or not
+                return Part(name, codec.name, [lazy.stored.view], codec.is_typed)  # as it lies there, decoded or not
             inner = getattr(value, name)
         else:
             inner = value[name]
@@ -307,25 +317,43 @@ class Bundle(Codec[Any]):
 
         Concurrency: any thread.
         """
-        for name in value:
-            part = getattr(value, name)
-            lazy = value._shmcow_parts.get(name)
-            if lazy is not None:
-                lazy.codec.prove(part)
+        _each(value, lambda lazy, part: lazy.codec.prove(part))
+
+    def check_fits(self, value: BundleView) -> None:
+        """Decode the parts, as far as they may not fit.
+
+        Raises:
+            DecodeError: one does not decode.
+
+        Concurrency: any thread.
+        """
+        _each(value, lambda lazy, part: lazy.codec.check_fits(part))
+
+    def encode_parts(self, value: Any) -> list[Part]:
+        """Encode the parts; what a writer calls.
+
+        Args, Returns, Raises, Concurrency: as ``split``; the parts' codecs have mapped their errors.
+        """
+        return self.split(value)
 
     def check_follows(self, parts: Sequence[StoredPart]) -> None:
-        """Refuse to drop a part, or to change one to what its readers cannot read. New parts are welcome.
+        """Refuse to change a part to what its readers cannot read. New parts are welcome, and unknown ones stay.
 
         Raises:
             CodecMismatchError, DecodeError: says which part.
 
         Concurrency: any thread.
         """
-        for part in parts:
-            if part.name not in self.codecs:
-                raise CodecMismatchError(f"its part {part.name!r} would be dropped, and readers may need it")
-        there = self.only(part.name for part in parts)
-        there.prove(there.decode_parts(parts))
+        ours = [part for part in parts if part.name in self.codecs]
+        for part in ours:
+            if part.typed and not self.codecs[part.name].is_typed:
+                raise CodecMismatchError(
+                    f"its part {part.name!r} was published with a type, and here it has none to check values with: "
+                    "give its codec the type"
+                )
+        if ours:
+            there = self.only(part.name for part in ours)
+            there.prove(there.decode_parts(ours))
 
     def __repr__(self) -> str:
         return f"Bundle({', '.join(f'{name}={codec!r}' for name, codec in self.codecs.items())})"

@@ -92,7 +92,12 @@ class MMDB(Codec[Any]):
                 return [Path(value).read_bytes()]
             except OSError as exc:
                 raise ValidationError(f"cannot read the MaxMind DB file {os.fspath(value)}: {exc.strerror}") from exc
-        return Raw().encode(value)
+        try:
+            return Raw().encode(value)
+        except ValidationError as exc:
+            raise ValidationError(
+                f"expected a MaxMind DB file, as bytes or a path, found a {type(value).__name__}"
+            ) from exc
 
     def join(self, parts: Sequence[StoredPart]) -> MMDBView:
         """Open a reader on the segment.

@@ -297,6 +297,17 @@ class Table(Codec[Mapping[K, V]], Generic[K, V]):
             kind = type(exc) if isinstance(exc, (DecodeError, CorruptSegmentError)) else DecodeError
             raise kind(f"row {row}, key {_shown(key)}: {exc}") from exc
 
+    def check_fits(self, value: Any) -> None:
+        """Decode each different value once, unless they were published with this very type.
+
+        Raises:
+            DecodeError: a value does not decode.
+
+        Concurrency: any thread.
+        """
+        if self.values.is_typed and not self._is_ours(value):
+            self.prove(value)
+
     def check_follows(self, parts: Sequence[StoredPart]) -> None:
         """Refuse to publish after a table of other keys, or of values that do not fit this type.
 

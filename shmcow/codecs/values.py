@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Final
 
+from shmcow import schema
 from shmcow.codecs.base import StoredPart
 from shmcow.codecs.msgpack import MsgPack
 from shmcow.frozen import freeze as frozen_of
@@ -29,6 +30,7 @@ def scalars_of(codec: MsgPack[Any]) -> int:
 def decoding(codec: MsgPack[Any], freeze: bool) -> Callable[[bytes], Any]:
     """Return what decodes one value, with the codec's errors."""
     plain = codec._decoder.decode
+    freeze = freeze and schema.may_be_mutable(codec.type)
 
     def decode(data: bytes) -> Any:
         try:

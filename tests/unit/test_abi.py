@@ -109,7 +109,7 @@ def test_module_agrees_with_the_header() -> None:
     values = dict(re.findall(r"^(SHMCOW_\w+) = (\w+)$", golden, flags=re.MULTILINE))
     for name in ("ABI", "GENERATIONS", "MAX_SEGMENTS", "NAME_BYTES", "CODEC_BYTES", "VERSION_MAX", "DESTROYED"):
         assert getattr(_core, name) == int(values[f"SHMCOW_{name}"]), name
-    for name in ("HELD_AT", "SEEN_AT", "HAS_CRC"):
+    for name in ("HELD_AT", "SEEN_AT", "HAS_CRC", "IS_TYPED"):
         assert getattr(_core, name) == int(values[f"SHMCOW_{name}"]), name
     sizes = dict(re.findall(r"^shmcow_(\w+): (\d+) bytes$", golden, flags=re.MULTILINE))
     assert tuple(int(sizes[name]) for name in ("header", "entry", "footer")) == (

@@ -28,7 +28,7 @@ from shmcow import (
     VersionConflictError,
     Writer,
 )
-from shmcow.validators import max_size
+from shmcow.validators import max_size, min_count
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -38,6 +38,11 @@ class Config(msgspec.Struct, frozen=True):
 
 class Mutable(msgspec.Struct):
     a: int = 0
+
+
+class Wider(msgspec.Struct, frozen=True):
+    timeout: float | str
+    hosts: list[str] = []
 
 
 class Bigger(msgspec.Struct, frozen=True):
@@ -134,13 +139,21 @@ def test_a_reader_sees_the_parts_that_it_declares(name: str) -> None:
         Reader(name, codec=MsgPack(Config)).get()
 
 
-@pytest.mark.usefixtures("writer")
-def test_a_part_that_does_not_decode_says_which(name: str) -> None:
-    """Decoding is lazy: the error comes at the part's first use, the other parts stay usable."""
-    view = Reader(name, codec=Bundle(config=MsgPack(Bigger), blob=Raw())).get()
-    assert bytes(view.blob[:1]) == b"x"
+def test_a_part_that_does_not_decode_is_bad_news_like_any_other(name: str, writer: Writer[BundleView]) -> None:
+    """Where the schema is another one, parts are decoded at once: a worker goes on with the last good value."""
+    reader = Reader(name, codec=CODEC)
+    old = reader.get()
+    wider = Bundle(config=MsgPack(Wider), blob=Raw())
+    with Writer(name, codec=wider) as newer:
+        newer.publish_parts(config=Wider("soon"))
+        assert reader.get() is old
+        assert "part 'config'" in str(reader.problem)
+        newer.publish_parts(config=Wider(3.0))
+        assert reader.get().config == Config(3.0)
+        assert reader.problem is None
     with pytest.raises(DecodeError, match=r"part 'config': .*retries"):
-        view.config  # noqa: B018
+        Reader(name, codec=Bundle(config=MsgPack(Bigger), blob=Raw())).get()
+    writer.close()
 
 
 def test_views_are_immutable_and_compare(name: str, writer: Writer[BundleView]) -> None:
@@ -274,11 +287,16 @@ def test_a_schema_of_parts_may_grow_and_not_shrink(name: str, writer: Writer[Bun
     assert more.publish_parts(config=Config(2.0), extra=7) == 2
     assert Reader(name, codec=CODEC).get().config == Config(2.0)
     assert Reader(name, codec=grown).get().extra == 7
-    with pytest.raises(CodecMismatchError, match="'extra' would be dropped"):
-        writer.publish_parts(config=Config(3.0))
+    with pytest.raises(CodecMismatchError, match=r"part 'extra' .* would be dropped.*publish_parts"):
+        writer.publish(FIRST)
+    assert writer.publish_parts(config=Config(3.0)) == 3
+    assert Reader(name, codec=grown).get().extra == 7
     with pytest.raises(CodecMismatchError, match="part 'blob' was published with the codec 'raw'"):
         Writer(name, codec=Bundle(config=MsgPack(Config), blob=MsgPack(), extra=MsgPack(int))).publish_parts(extra=1)
-    assert shmcow.describe(name).version == 2
+    untyped = Bundle(config=MsgPack(), blob=Raw(), extra=MsgPack(int))
+    with pytest.raises(CodecMismatchError, match="part 'config' was published with a type"):
+        Writer(name, codec=untyped).publish_parts(config={"timeout": "soon"})
+    assert shmcow.describe(name).version == 3
 
 
 def test_a_writer_without_a_codec_goes_on_with_the_parts_there_are(name: str, writer: Writer[BundleView]) -> None:
@@ -306,6 +324,9 @@ def test_validators_see_the_whole_bundle(name: str) -> None:
     assert seen == [(None, 1.0, 5000), (1.0, 2.0, 5000)]
     with pytest.raises(ValidationError, match="negative"):
         writer.publish_parts(config=Config(-1.0))
+    counting = Writer(name, codec=CODEC, validators=[min_count(1)])
+    with counting, pytest.raises(ValidationError, match="a bundle: name the part"):
+        counting.publish_parts(config=Config(3.0))
     with pytest.raises(ValidationError, match=r"6,?000"):
         writer.publish_parts(blob=b"x" * 6001)
     assert writer.version == 2

@@ -242,10 +242,10 @@ def test_value_that_is_no_json_says_how_to_write_it(name: str) -> None:
         refused(2, "set", name, "a..b", "1")
 
 
-def test_set_in_a_raw_store_exits_3(name: str) -> None:
-    """Raw bytes have no parts."""
+def test_set_in_a_store_of_another_codec_exits_6(name: str) -> None:
+    """Raw bytes, bundles and tables are published by programs, and the message says so."""
     with Writer(name, codec=Raw(), initial=b"bytes"):
-        assert "no parts" in refused(3, "set", name, "a", "1")
+        assert "the codec 'raw', and only values of msgpack and json" in refused(6, "set", name, "a", "1")
 
 
 def test_something_else_of_that_name_exits_6(name: str) -> None:

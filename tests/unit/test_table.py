@@ -272,9 +272,8 @@ def test_readers_of_another_kind_are_told(name: str, writer: Writer[Any]) -> Non
         Reader(name, codec=Table(key=int, value=Country)).get()
     with pytest.raises(CodecMismatchError, match="'table', expected 'msgpack'"):
         Reader(name, codec=MsgPack()).get()
-    view = Reader(name, codec=Table(key=str, value=int)).get()
-    with pytest.raises(DecodeError, match="Expected `int`"):
-        view["de"]
+    with pytest.raises(DecodeError, match=r"row 1, key 'de': .*Expected `int`"):
+        Reader(name, codec=Table(key=str, value=int)).get()
     with pytest.raises(CodecMismatchError, match="keys of the table"):
         Writer(name, codec=Table(key=int)).publish({1: 1})
     with pytest.raises(CodecMismatchError, match="row 1, key 'de'"):
