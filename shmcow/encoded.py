@@ -96,19 +96,26 @@ class Shared:
         """The payload of a part."""
         return int(self._entries[name]["length"])
 
+    def let_go(self) -> None:
+        """Hold nothing any more: what is replaced can then be reclaimed by the publish that replaces it."""
+        self._stored = None
+
     def again(self, name: str) -> Listed:
         """Return what a version lists that shares this part.
 
         Raises:
             CorruptSegmentError: its segment is missing, or not what its entry says.
         """
-        part = self._entries[name]
-        if not segments.is_whole(self._store, part["segment"], part["length"]):
+        if not self._is_whole(name):
             raise CorruptSegmentError(
                 f"the segment of part {name!r} of version {self._version} of store {self._store.name} is missing, or "
                 "is not what it was: was it removed from outside? Publish all parts"
             )
-        return listed_again(part)
+        return listed_again(self._entries[name])
+
+    def _is_whole(self, name: str) -> bool:
+        part = self._entries[name]
+        return segments.is_whole(self._store, part["segment"], part["length"])
 
     def listed(self, part: EncodedPart, verify: bool) -> Listed:
         """Return what a version lists for a part: the segment that has it already, byte by byte, or a fresh one."""
@@ -119,12 +126,14 @@ class Shared:
             return fresh
         if there["flags"] == fresh[4] and there["crc"] != fresh[3]:
             return fresh
+        if not self._is_whole(name):  # removed from outside; we may hold it still, others find nothing
+            return fresh
         try:
             stored = self.stored[name]
         except CorruptSegmentError:
             return fresh
         same = stored.codec.encode() == part.codec and _core.same(stored.view, part.whole)
-        return self.again(name) if same else fresh
+        return listed_again(there) if same else fresh
 
 
 def list_parts(given: list[EncodedPart], shared: Shared | None, kept: list[str], verify: bool) -> tuple[Listed, ...]:

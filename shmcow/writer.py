@@ -600,7 +600,7 @@ class Writer(Generic[T]):
             try:
                 decoded = codec.decode_parts([part.stored for part in parts], freeze=self._must_freeze())
                 codec.prove(decoded)
-            except (DecodeError, CorruptSegmentError) as exc:
+            except (DecodeError, CodecMismatchError, CorruptSegmentError) as exc:
                 raise ValidationError(f"the value would not be readable: {exc}") from exc
         except ValidationError:
             self._count_refused()
@@ -652,6 +652,8 @@ class Writer(Generic[T]):
         if self._validators:
             self._validate(turn, encoded, kept, shared)
         parts = list_parts(encoded.parts, shared, kept, self._verify)
+        if shared is not None:
+            shared.let_go()
         turn.check_still_ours()
         try:
             version = turn.core.publish(0, self._own_schema(), said, parts)
@@ -701,6 +703,11 @@ class Writer(Generic[T]):
             bounded("codec", entry["codec"], _core.CODEC_BYTES),
             bounded("type", entry["type_name"], 88),
         )
+        if not all(segments.is_whole(turn.store, part["segment"], part["length"]) for part in entry["parts"]):
+            raise CorruptSegmentError(
+                f"a segment of version {entry['version']} of store {self._name} is missing, or is not what it was: was "
+                "it removed from outside? This process holds it still, and others would find nothing"
+            )
         parts = tuple(listed_again(part) for part in entry["parts"])
         turn.check_still_ours()
         return turn.core.publish(entry["version"], again, said, parts)
@@ -743,8 +750,8 @@ class Writer(Generic[T]):
             size += sum(shared.size_bytes(name) for name in kept)
         try:
             old = self._load(turn.store.hold()).value
-        except (NotPublishedError, DecodeError, CorruptSegmentError):
-            old = None
+        except (NotPublishedError, DecodeError, CodecMismatchError, CorruptSegmentError):
+            old = None  # unusable, or from before a part was added
         try:
             validators.run(self._validators, old, new, size)
         except ValidationError:

@@ -93,6 +93,8 @@ def replaced_typed(value: Any, steps: tuple[str, ...], new: Any, codec: codecs.C
 
     Concurrency: pure.
     """
+    if isinstance(value, codecs.BundleView):
+        return _replaced_part(value, steps, new)
     plain = codecs.for_name(codec.name)
     stored = plain.decode_parts([_stored(part) for part in codec.encode_parts(value)])
     changed = replaced(stored, steps, new)
@@ -104,6 +106,16 @@ def replaced_typed(value: Any, steps: tuple[str, ...], new: Any, codec: codecs.C
         raise ValidationError(f"the new value does not fit: {exc}") from exc
     _check_field(result, steps)
     return result
+
+
+def _replaced_part(view: codecs.BundleView, steps: tuple[str, ...], new: Any) -> codecs.BundleView:
+    name, *inside = steps
+    if name not in view:
+        raise _missing(steps, 0, f"known keys: {_listed(view)}")
+    if inside:
+        codec = codecs.for_name(view._codec_of(name))
+        new = replaced_typed(getattr(view, name), tuple(inside), new, codec)
+    return view._replace(**{name: new})
 
 
 def _stored(part: codecs.Part) -> codecs.StoredPart:

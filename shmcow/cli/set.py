@@ -28,8 +28,8 @@ def command(name: str, path: str, value: str, string: bool, type_: Any, message:
     """Replace one part of the value of store NAME, and print the new version.
 
     PATH names the part: keys and indexes joined by dots, such as db.pool.size or hosts.0, or a JSON pointer. VALUE is
-    JSON. What other writers change at the same time is kept. A dict's last key may be a new one. Bundles, tables and
-    bytes are published by programs.
+    JSON. What other writers change at the same time is kept. A dict's last key may be a new one. Tables and bytes are
+    published by programs.
 
     A store that was published with a type needs --type, which imports that module: it must be one that can be imported.
 
@@ -63,10 +63,10 @@ def _from_json(text: str) -> Any:
 def _check_codec(name: str) -> None:
     """Refuse a store whose values have no parts that JSON could replace."""
     current = [generation.codec for generation in describe(name).generations if generation.current]
-    if current and current[0] not in ("msgpack", "json"):
+    if current and current[0] not in ("msgpack", "json", "bundle"):
         raise CodecMismatchError(
-            f"store {name} is published with the codec {current[0]!r}, and only values of msgpack and json can be "
-            "changed here: publish it from a program (Writer.publish_parts for a bundle)"
+            f"store {name} is published with the codec {current[0]!r}, and only values of msgpack and json, and such "
+            "parts of a bundle, can be changed here: publish it from a program"
         )
 
 

@@ -40,9 +40,9 @@ class BundleView:
 
     __slots__ = ("__dict__", "__weakref__", "_shmcow_parts")
 
-    _shmcow_parts: dict[str, _Lazy]
+    _shmcow_parts: dict[str, _Lazy | None]  # all of them, in their order; None: `known` has it
 
-    def __init__(self, parts: dict[str, _Lazy], known: Mapping[str, Any]) -> None:
+    def __init__(self, parts: dict[str, _Lazy | None], known: Mapping[str, Any]) -> None:
         object.__setattr__(self, "_shmcow_parts", parts)
         self.__dict__.update(known)
 
@@ -78,7 +78,7 @@ class BundleView:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BundleView):
             return NotImplemented
-        return set(self) == set(other) and all(getattr(self, name) == getattr(other, name) for name in self)
+        return self is other or (set(self) == set(other) and all(_equal(self, other, name) for name in self))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -94,13 +94,18 @@ class BundleView:
     @property
     def _fields(self) -> tuple[str, ...]:
         """The names of the parts, in their order."""
-        return tuple(dict.fromkeys([*self._shmcow_parts, *self.__dict__]))
+        return tuple(self._shmcow_parts)
+
+    def _codec_of(self, name: str) -> str:
+        """Name the codec that a part was published with; "" for one that was not."""
+        lazy = self._shmcow_parts[name]
+        return lazy.codec.name if lazy is not None else ""
 
     def _asdict(self) -> dict[str, Any]:
         """Return all parts by name, decoded."""
         return {name: getattr(self, name) for name in self}
 
-    def _replace(self, **changes: Any) -> BundleView:
+    def _replace(self, /, **changes: Any) -> BundleView:
         """Return a bundle with other values for some parts, as ``Writer.update`` wants it; the rest is shared.
 
         Raises:
@@ -109,12 +114,13 @@ class BundleView:
         for name in changes:
             if name not in self:
                 raise ValidationError(f"there is no part {name!r}: the parts are {', '.join(self)}")
-        kept = {name: lazy for name, lazy in self._shmcow_parts.items() if name not in changes}
-        known = {name: value for name, value in self.__dict__.items() if name not in changes}
-        order = dict.fromkeys(self._fields)
-        view = BundleView(kept, {**known, **changes})
-        assert set(view._fields) == set(order)
-        return view
+        parts = {name: None if name in changes else lazy for name, lazy in self._shmcow_parts.items()}
+        return BundleView(parts, {**self.__dict__, **changes})
+
+
+def _equal(view: BundleView, other: BundleView, name: str) -> bool:
+    ours, theirs = getattr(view, name), getattr(other, name)
+    return ours is theirs or bool(ours == theirs)
 
 
 def _decode_part(name: str, lazy: _Lazy) -> Any:
@@ -127,6 +133,8 @@ def _decode_part(name: str, lazy: _Lazy) -> Any:
 def _each(view: BundleView, check: Callable[[_Lazy, Any], None]) -> None:
     """Decode each part, and check it."""
     for name, lazy in view._shmcow_parts.items():
+        if lazy is None:  # replaced, and not published yet
+            continue
         part = getattr(view, name)
         try:
             check(lazy, part)
@@ -230,6 +238,13 @@ class Bundle(Codec[Any]):
             raise ValidationError(f"the part {missing[0]!r} is missing: a bundle is published with all its parts")
         return [self._encode_part(name, value) for name in self.codecs]
 
+    def encode_parts(self, value: Any) -> list[Part]:
+        """Encode the parts; what a writer calls. What a part's rows raise when they are read passes as it is.
+
+        Args, Returns, Raises, Concurrency: as ``split``.
+        """
+        return self.split(value)
+
     @classmethod
     def like(cls, parts: Iterable[StoredPart]) -> Bundle:
         """Return a Bundle of built-in codecs for what was published, as a tool does that finds it in a store.
@@ -268,7 +283,10 @@ class Bundle(Codec[Any]):
             lazy = value._shmcow_parts.get(name)
             if lazy is not None and lazy.stored.codec == codec.name:
                 return Part(name, codec.name, [lazy.stored.view], codec.is_typed)  # as it lies there, decoded or not
-            inner = getattr(value, name)
+            try:
+                inner = getattr(value, name)
+            except (DecodeError, CodecMismatchError, CorruptSegmentError) as exc:
+                raise ValidationError(f"the value would not be readable: {exc}") from exc
         else:
             inner = value[name]
         try:
@@ -293,7 +311,7 @@ class Bundle(Codec[Any]):
         Concurrency: any thread.
         """
         stored = {part.name: part for part in parts}
-        lazy = {}
+        lazy: dict[str, _Lazy | None] = {}
         for name, codec in (self.codecs or Bundle.like(parts).codecs).items():
             part = stored.get(name)
             if part is None:
@@ -328,13 +346,6 @@ class Bundle(Codec[Any]):
         Concurrency: any thread.
         """
         _each(value, lambda lazy, part: lazy.codec.check_fits(part))
-
-    def encode_parts(self, value: Any) -> list[Part]:
-        """Encode the parts; what a writer calls.
-
-        Args, Returns, Raises, Concurrency: as ``split``; the parts' codecs have mapped their errors.
-        """
-        return self.split(value)
 
     def check_follows(self, parts: Sequence[StoredPart]) -> None:
         """Refuse to change a part to what its readers cannot read. New parts are welcome, and unknown ones stay.

@@ -24,6 +24,7 @@ from shmcow import (
     Raw,
     Reader,
     StoreDestroyedError,
+    Table,
     ValidationError,
     VersionConflictError,
     Writer,
@@ -367,3 +368,102 @@ def test_a_part_whose_segment_was_removed_is_not_listed_again(name: str, writer:
     assert shmcow.describe(name).version == 1
     assert writer.publish({"config": Config(1.0, ["a"]), "blob": FIRST["blob"]}) == 2
     assert bytes(Reader(name, codec=CODEC).get().blob) == FIRST["blob"]
+
+
+# ---- parts come and go, and segments are removed from outside ----
+
+
+def test_validators_see_nothing_old_where_a_part_is_new(name: str) -> None:
+    """A version from before a part was added cannot be shown to validators: it does not keep the next one back."""
+    seen = []
+    grown = Bundle(config=MsgPack(Config), blob=Raw(), extra=MsgPack(int))
+    Writer(name, codec=CODEC, initial=FIRST).close()
+    with Writer(name, codec=grown, validators=[lambda old, new: seen.append((old, new.extra))]) as writer:
+        assert writer.publish_parts(extra=7) == 2
+        assert writer.publish_parts(extra=8) == 3
+    assert seen[0] == (None, 7)
+    assert seen[1][0].extra == 7
+
+
+def segment_of(name: str, number: int) -> str:
+    (found,) = [f for f in os.listdir("/dev/shm") if f.startswith(f"shmcow.{name}.") and f.endswith(f".{number}")]
+    return f"/dev/shm/{found}"
+
+
+def test_a_segment_that_only_this_process_has_left_is_not_listed_again(name: str, writer: Writer[BundleView]) -> None:
+    """Who holds a version still reads what was removed; others would not: rollback says so, and publish mends it."""
+    view = writer.snapshot().value
+    os.unlink(segment_of(name, segments(name)[1][1]))
+    with pytest.raises(CorruptSegmentError, match="removed from outside"):
+        writer.rollback(1)
+    with pytest.raises(CorruptSegmentError, match="part 'blob' of version 1"):
+        writer.publish_parts(config=Config(2.0))
+    assert writer.version == 1
+    assert writer.publish(FIRST) == 2  # the bytes that are held
+    assert all(os.path.exists(segment_of(name, number)) for number in segments(name)[2])
+    assert bytes(view.blob) == FIRST["blob"]
+
+
+def test_what_is_compared_is_not_held_while_it_is_replaced(name: str) -> None:
+    """With retain=0 the version before goes with the publish that replaces it, also where a part had as many bytes."""
+    with Writer(name, codec=CODEC, initial=FIRST, retain=0, verify=False) as writer:
+        size = 3 << 20  # without a checksum: the bytes are compared
+        for n in range(2, 5):
+            writer.publish_parts(blob=b"%d" % n * size)
+            assert list(segments(name)) == [n]
+            assert bytes(writer.snapshot().value.blob[:1]) == b"%d" % n
+
+
+# ---- values ----
+
+
+def test_replaced_parts_keep_their_names_order_and_identity(name: str) -> None:
+    """_replace keeps the order of the parts, takes any name, and equal objects need no comparison."""
+    codec = Bundle(self=MsgPack(int), numbers=MsgPack(list[float]), last=MsgPack(int))
+    with Writer(name, codec=codec, initial={"self": 1, "numbers": [float("nan")], "last": 3}) as writer:
+        view = writer.snapshot().value
+        again = view._replace(self=2)
+        assert list(again) == list(view) == ["self", "numbers", "last"]
+        assert list(again._replace(numbers=[1.0])) == list(view)
+        assert view == view  # also a bundle with a NaN, or an array
+        assert again != view
+        assert view.numbers is view._replace(last=3).numbers  # decoded once: a NaN equals itself only
+        assert view._replace(last=3) == view
+        assert writer.update(lambda old: old._replace(self=5)) == 2
+        assert writer.snapshot().value.self == 5
+
+
+def test_what_rows_raise_passes_as_it_is(name: str) -> None:
+    """Publishing a table as a part raises what its generator raised, as publishing it alone does."""
+    codec = Bundle(table=Table(key=str, value=int))
+
+    def rows() -> Iterator[tuple[str, int]]:
+        yield "a", 1
+        raise OSError("the disk is gone")
+
+    with Writer(name, codec=codec, initial={"table": {}}) as writer:
+        for publish in (writer.publish, writer.publish_parts):
+            with pytest.raises(OSError, match="the disk is gone"):
+                publish({"table": rows()})
+        with pytest.raises(ValidationError, match="part 'table': row 2: the key 'a' is repeated"):
+            writer.publish_parts(table=[("a", 1), ("a", 2)])
+        assert writer.version == 1
+
+
+def test_a_bundle_of_another_store_that_does_not_fit_is_refused(name: str) -> None:
+    """Its parts are taken as they lie, and then they must be readable here: otherwise it is a ValidationError."""
+    source = Writer(name + "-from", codec=Bundle(table=Table(key=int, value=int)), initial={"table": {1: 2}})
+    with source, Writer(name, codec=Bundle(table=Table(key=str, value=int)), initial={"table": {}}) as writer:
+        with pytest.raises(ValidationError, match=r"part 'table': .* type int, expected str"):
+            writer.publish(source.snapshot().value)
+        source.destroy()
+
+
+def test_a_part_that_cannot_be_read_cannot_be_published_elsewhere(name: str, writer: Writer[BundleView]) -> None:
+    """Where a view's part must be decoded to be encoded anew, what is wrong with it is what is wrong with the value."""
+    view = Reader(name, codec=Bundle(config=MsgPack(Bigger))).get()
+    with Writer(name + "-json", codec=Bundle(config=JSON())) as other:
+        with pytest.raises(ValidationError, match=r"would not be readable: part 'config': .*retries"):
+            other.publish(view)
+        other.destroy()
+    assert writer.version == 1

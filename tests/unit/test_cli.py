@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import shmcow
-from shmcow import Raw, Reader, Writer
+from shmcow import Bundle, MsgPack, Raw, Reader, Writer
 from shmcow.cli import exits, paths
 from shmcow.cli.exits import PathNotFoundError
 
@@ -242,8 +242,22 @@ def test_value_that_is_no_json_says_how_to_write_it(name: str) -> None:
         refused(2, "set", name, "a..b", "1")
 
 
+def test_set_changes_a_part_of_a_bundle(name: str) -> None:
+    """The first step is the part; the others keep their segments, and a part that is not there is named."""
+    codec = Bundle(config=MsgPack(), blob=Raw())
+    with Writer(name, codec=codec, initial={"config": {"a": {"b": 1}}, "blob": b"x"}) as writer:
+        assert run("set", name, "config.a.b", "2").returncode == 0
+        assert writer.snapshot().value.config == {"a": {"b": 2}}
+        assert run("set", name, "config", "7").returncode == 0
+        assert writer.snapshot().value._asdict() == {"config": 7, "blob": b"x"}
+        assert len({generation.segments[1] for generation in shmcow.describe(name).generations}) == 1
+        assert "known keys: config, blob" in refused(3, "set", name, "zoo", "1")
+        assert "part 'blob'" in refused(9, "set", name, "blob", "1")
+        assert "no parts" in refused(3, "set", name, "blob.a", "1")
+
+
 def test_set_in_a_store_of_another_codec_exits_6(name: str) -> None:
-    """Raw bytes, bundles and tables are published by programs, and the message says so."""
+    """Raw bytes and tables are published by programs, and the message says so."""
     with Writer(name, codec=Raw(), initial=b"bytes"):
         assert "the codec 'raw', and only values of msgpack and json" in refused(6, "set", name, "a", "1")
 
