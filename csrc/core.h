@@ -69,7 +69,7 @@ struct hold_object {
     store_object *store;
     hold_object *next, *previous;
     shmcow_entry entry;
-    uint32_t mapped;
+    uint32_t mapped, yields;
     struct {
         void *at;
         size_t length;

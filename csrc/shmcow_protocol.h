@@ -88,6 +88,12 @@ static inline bool shmcow_openable(uint64_t word, uint64_t version)
     return shmcow_word_version(word) == version && (state == SHMCOW_READY || state == SHMCOW_HELD);
 }
 
+/* Is its entry still this version's? CONDEMNED, too: it is judged, and nothing of it has gone. */
+static inline bool shmcow_intact(uint64_t word, uint64_t version)
+{
+    return shmcow_openable(word, version) || word == shmcow_word(version, SHMCOW_CONDEMNED);
+}
+
 static inline void shmcow_count(shmcow_header *h, enum shmcow_counter which)
 {
     /* figures for people: nothing is ordered by them */
@@ -535,8 +541,9 @@ static inline int shmcow_hold_one(const shmcow_header *h, const shmcow_reader_op
     }
     if (shmcow_openable(word, version)) {
         shmcow_load_entry(h, i, out);
-        /* the fence in shmcow_load_entry keeps this look behind the copy (SYNC copy) */
-        if (shmcow_openable(atomic_load_explicit(&h->words[i], memory_order_relaxed), version)) {
+        /* the fence in shmcow_load_entry keeps this look behind the copy (SYNC copy). Condemned since the first look: that
+           judge comes after our mark, and lets it live */
+        if (shmcow_intact(atomic_load_explicit(&h->words[i], memory_order_relaxed), version)) {
             SHMCOW_STEP("hold.copied");
             r = shmcow_check_entry(table, out, version) == SHMCOW_FINE ? ops->map(ctx, out) : SHMCOW_CORRUPT;
             if (r == -ENOENT) /* forced out between the look and the map, or removed from outside? */

@@ -18,6 +18,7 @@ from shmcow import Reader, Writer, _core, segments, store
 SCHEMA = (b"", b"raw", b"")
 SAID = (b"", b"", b"")
 BAD: Any = object()
+CURRENT_AT = 256  # where a header has the word that names the current version
 
 
 def part(data: bytes, **other: Any) -> tuple[Any, ...]:
@@ -90,6 +91,74 @@ def test_part_that_a_version_does_not_have(name: str) -> None:
         assert bytes(hold.view(0)) == b"\xa5three"
         with pytest.raises(IndexError, match="part 1 of 1"):
             hold.view(1)
+
+
+def test_bytes_are_compared_whatever_buffers_have_them() -> None:
+    """``same`` says whether two buffers have the same bytes, and refuses what is none."""
+    data = b"some bytes"
+    assert _core.same(data, data)
+    assert _core.same(data, bytearray(data))
+    assert _core.same(memoryview(b"-" + data)[1:], data)
+    assert not _core.same(data, data[:-1])
+    assert not _core.same(data, b"some bytez")
+    assert _core.same(b"", b"")
+    for a, b in ((data, BAD), (BAD, data), (data, memoryview(data)[::2]), (memoryview(data)[::2], data)):
+        with pytest.raises((TypeError, BufferError)):
+            _core.same(a, b)
+    with pytest.raises(TypeError):
+        _core.same(data)  # type: ignore[call-arg]
+
+
+def test_entry_of_nothing_is_none(name: str) -> None:
+    """A store has the entry of its current version; none before the first one, none after its end."""
+    with Writer(name) as w:
+        attached = store.attach(name)
+        assert attached.entry() is None
+        w.publish("one")
+        entry = attached.entry()
+        assert entry is not None
+        assert (entry["version"], entry["parts"][0]["length"]) == (1, 4)
+        w.destroy()
+        assert attached.entry() is None
+
+
+def test_damaged_entry_is_none(name: str) -> None:
+    """An entry that was overwritten from outside, or a current word that leads nowhere, is not believed."""
+    with Writer(name, initial="one"):
+        header = Path(f"/dev/shm/shmcow.{name}")
+        attached = store.attach(name)
+        whole = header.read_bytes()
+        entry = attached.entry()
+        assert entry is not None
+
+        def write(at: int, data: bytes) -> None:
+            with header.open("r+b") as file:
+                file.seek(at)
+                file.write(data)
+
+        at_author = whole.index(b"msgpack")
+        write(at_author, b"msgpacz")
+        assert attached.entry() is None
+        write(at_author, whole[at_author : at_author + 7])
+        assert attached.entry() == entry
+        now = attached.word
+        assert whole[CURRENT_AT : CURRENT_AT + 8] == now.to_bytes(8, "little")
+        for wrong in (now | 1 << 54, now + (1 << 48), now + 1):  # no such generation, a free one, another version
+            write(CURRENT_AT, wrong.to_bytes(8, "little"))
+            assert attached.entry() is None
+        write(CURRENT_AT, now.to_bytes(8, "little"))
+        assert attached.entry() == entry
+
+
+def test_codec_of_a_part_that_a_version_does_not_have(name: str) -> None:
+    """A hold names the codecs of its parts, and of no other."""
+    with writing(name, lock=False):
+        hold = store.attach(name).hold()
+        assert hold.codec(0) == "msgpack"
+        with pytest.raises(IndexError, match="part 1 of 1"):
+            hold.codec(1)
+        with pytest.raises(TypeError):
+            hold.codec(BAD)
 
 
 @pytest.mark.parametrize(

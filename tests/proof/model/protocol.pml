@@ -569,7 +569,7 @@ left:    atomic {
 #ifdef NO_SECOND_LOOK
 #define SECOND_LOOK true
 #else
-#define SECOND_LOOK LOOK
+#define SECOND_LOOK (LOOK || JUDGED) /* condemned since the first look: that judge sees our mark */
 #endif
 #endif
 #endif

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sysconfig
@@ -89,6 +90,7 @@ MUTANTS = (
 
 def _command(sources: Path, out: Path, *more: str) -> list[str]:
     command = [sweep_tracer.compiler() or "cc", "-std=c11", "-O0", "-fPIC", "-pthread", "-D_GNU_SOURCE", "-w"]
+    command += os.environ.get("SHMCOW_ALLOC_CFLAGS", "").split()  # nightly/coverage measures the sweep, too
     return [*command, f"-I{sysconfig.get_paths()['include']}", f"-I{sources}", *more, "-o", str(out)]
 
 

@@ -29,7 +29,7 @@ class Mutant(NamedTuple):
     hoard: bool = False
 
 
-_SECOND_LOOK = "if (shmcow_openable(atomic_load_explicit(&h->words[i], memory_order_relaxed), version)) {"
+_SECOND_LOOK = "if (shmcow_intact(atomic_load_explicit(&h->words[i], memory_order_relaxed), version)) {"
 _WINDOW = '    SHMCOW_STEP("window");\n'
 _COPY = "        shmcow_load_entry(h, i, out);\n        /* the fence"
 _FIRST_LOOK = "    if (shmcow_openable(word, version)) {\n"
