@@ -10,7 +10,7 @@ from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 SOURCES = [
     *("module", "store", "hold", "slot", "wait", "fill", "writer", "turn", "values"),
-    *("table", "table_type", "table_build", "address", "iptable", "iptable_build"),
+    *("table", "table_type", "table_build", "address", "iptable", "iptable_many", "iptable_build"),
 ]
 WARNINGS = [
     "-Wall",
@@ -62,8 +62,10 @@ setup(
                     "shmcow_table",
                     "shmcow_table_build",
                     "core_iptable",
+                    "core_iptable_type",
                     "shmcow_address",
                     "shmcow_iptable",
+                    "shmcow_iptable_find",
                     "shmcow_iptable_build",
                     "shmcow_values",
                     "shmcow_layout",

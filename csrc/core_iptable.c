@@ -2,25 +2,7 @@
  *
  * It owns a buffer of the segment, and so keeps its version held. Nothing in it changes but the cache of decoded values.
  */
-#include "core_iptable.h"
-#include "core_values.h"
-#include "shmcow_iptable.h"
-
-#define TOGETHER 32 /* lookups of get_many whose memory is asked for at the same time */
-
-typedef struct {
-    PyObject_HEAD
-    Py_buffer buffer; /* .obj == NULL: there is none */
-    PyObject *view;   /* as it was given */
-    shmcow_iptable table;
-    core_values values;
-    core_ipaddress classes;
-} iptable_object;
-
-static PyObject *corrupt(void)
-{
-    return core_table_corrupt("an index in it leads out of it");
-}
+#include "core_iptable_type.h"
 
 /* ---- lookups ---- */
 
@@ -34,7 +16,7 @@ __attribute__((always_inline)) static inline PyObject *look_up(iptable_object *s
         return NULL;
     shmcow_unmap(&address);
     if (!shmcow_iptable_find(&self->table, &address, &value))
-        return corrupt();
+        return core_iptable_corrupt();
     if (value == 0) {
         *missing = true;
         return NULL;
@@ -60,29 +42,13 @@ static int iptable_contains(iptable_object *self, PyObject *key)
     shmcow_unmap(&address);
     if (shmcow_iptable_find(&self->table, &address, &value))
         return value != 0;
-    corrupt();
+    core_iptable_corrupt();
     return -1;
 }
 
 static Py_ssize_t iptable_length(iptable_object *self)
 {
     return (Py_ssize_t)self->table.rows4 + (Py_ssize_t)self->table.rows6;
-}
-
-/* The arguments of get and get_many: one, and a default by place or name. */
-static bool take_default(const char *method, PyObject *const *args, Py_ssize_t count, PyObject *names, PyObject **other)
-{
-    Py_ssize_t named = names != NULL ? PyTuple_Size(names) : 0;
-    *other = Py_None;
-    if (count == 1 && named == 0)
-        return true;
-    bool fine = (count == 2 && named == 0) ||
-                (count == 1 && named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "default") == 0);
-    if (fine)
-        *other = args[1];
-    else
-        PyErr_Format(PyExc_TypeError, "%s() takes one argument and default=", method);
-    return fine;
 }
 
 PyDoc_STRVAR(get_doc,
@@ -101,108 +67,10 @@ static PyObject *iptable_get(iptable_object *self, PyObject *const *args, Py_ssi
 {
     PyObject *other;
     bool missing;
-    if (!take_default("get", args, count, names, &other))
+    if (!core_take_default("get", args, count, names, &other))
         return NULL;
     PyObject *value = look_up(self, args[0], &missing);
     return missing ? Py_NewRef(other) : value;
-}
-
-/* One of the lookups that get_many does together. */
-typedef struct {
-    shmcow_address address;
-    uint32_t low, high;
-    bool none;
-} pending;
-
-static int take_keys(iptable_object *self, PyObject *keys, pending *those)
-{
-    const shmcow_iptable *t = &self->table;
-    int count = 0;
-    for (; count < TOGETHER; count++) {
-        PyObject *key = PyIter_Next(keys);
-        if (key == NULL)
-            return PyErr_Occurred() ? -1 : count;
-        shmcow_address *address = &those[count].address;
-        int r = core_address_of(&self->classes, key, address);
-        Py_DECREF(key);
-        if (r < 0)
-            return -1;
-        shmcow_unmap(address);
-        those[count].none = (address->wide ? t->rows6 : t->rows4) == 0;
-        if (!those[count].none) {
-            const shmcow_ip_index *index = address->wide ? &t->index6 : &t->index4;
-            uint64_t head = address->wide ? shmcow_head6(address->number) : shmcow_head4((uint32_t)address->number);
-            __builtin_prefetch(index->coarse + shmcow_coarse(index, head) * 4);
-        }
-    }
-    return count;
-}
-
-static bool find_buckets(const shmcow_iptable *t, pending *those, int count)
-{
-    for (pending *one = those; one < those + count; one++) {
-        if (one->none)
-            continue;
-        if (one->address.wide) {
-            if (!shmcow_bounds(&t->index6, shmcow_head6(one->address.number), &one->low, &one->high))
-                return false;
-            __builtin_prefetch(t->at6 + (uint64_t)(one->low + (one->high - one->low) / 2) * sizeof(shmcow_interval6));
-        } else {
-            if (!shmcow_bounds(&t->index4, shmcow_head4((uint32_t)one->address.number), &one->low, &one->high))
-                return false;
-            __builtin_prefetch(t->at4 + (uint64_t)(one->low + (one->high - one->low) / 2) * sizeof(shmcow_interval4));
-        }
-    }
-    return true;
-}
-
-static int add_values(iptable_object *self, const pending *those, int count, PyObject *other, PyObject *found)
-{
-    for (const pending *one = those; one < those + count; one++) {
-        uint32_t reference = 0;
-        if (!one->none)
-            reference = one->address.wide ? shmcow_value6(&self->table, one->address.number, one->low, one->high)
-                                          : shmcow_value4(&self->table, (uint32_t)one->address.number, one->low, one->high);
-        PyObject *value = reference != 0 ? core_values_get(&self->values, reference - 1) : Py_NewRef(other);
-        int r = value != NULL ? PyList_Append(found, value) : -1;
-        Py_XDECREF(value);
-        if (r < 0)
-            return -1;
-    }
-    return 0;
-}
-
-PyDoc_STRVAR(get_many_doc,
-             "get_many($self, ips, /, default=None)\n--\n\n"
-             "The values for many addresses, as a list: faster than one by one, since memory is asked for ahead.\n\n"
-             "Args:\n"
-             "    ips: an iterable of what get() takes.\n"
-             "    default: in the list where no row covers an address.\n\n"
-             "Raises:\n"
-             "    ValueError, TypeError, DecodeError, CorruptSegmentError: as get().\n\n"
-             "Concurrency: any thread.");
-static PyObject *iptable_get_many(iptable_object *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
-    PyObject *other;
-    pending those[TOGETHER];
-    if (!take_default("get_many", args, count, names, &other))
-        return NULL;
-    PyObject *keys = PyObject_GetIter(args[0]);
-    PyObject *found = keys != NULL ? PyList_New(0) : NULL;
-    int taken = found != NULL ? TOGETHER : -1;
-    while (taken == TOGETHER) {
-        taken = take_keys(self, keys, those);
-        if (taken > 0 && !find_buckets(&self->table, those, taken)) {
-            corrupt();
-            taken = -1;
-        }
-        if (taken > 0 && add_values(self, those, taken, other, found) < 0)
-            taken = -1;
-    }
-    Py_XDECREF(keys);
-    if (taken < 0)
-        Py_CLEAR(found);
-    return found;
 }
 
 /* ---- rows ---- */
@@ -225,7 +93,7 @@ static PyObject *iptable_network_of(iptable_object *self, PyObject *key)
     shmcow_unmap(&address);
     int found = shmcow_iptable_row_of(&self->table, &address, &row);
     if (found < 0)
-        return corrupt();
+        return core_iptable_corrupt();
     if (found == 0) {
         PyErr_SetObject(PyExc_KeyError, key);
         return NULL;
@@ -335,7 +203,7 @@ static void iptable_dealloc(iptable_object *self)
 
 static PyMethodDef iptable_methods[] = {
     {"get", (PyCFunction)(void (*)(void))iptable_get, METH_FASTCALL | METH_KEYWORDS, get_doc},
-    {"get_many", (PyCFunction)(void (*)(void))iptable_get_many, METH_FASTCALL | METH_KEYWORDS, get_many_doc},
+    {"get_many", (PyCFunction)(void (*)(void))core_iptable_get_many, METH_FASTCALL | METH_KEYWORDS, core_get_many_doc},
     {"network_of", (PyCFunction)iptable_network_of, METH_O, network_doc},
     {"_row", (PyCFunction)iptable_row, METH_O, row_doc},
     {"_decode_values", (PyCFunction)iptable_decode_values, METH_NOARGS, decode_doc},

@@ -11,10 +11,9 @@
 #ifndef SHMCOW_IPTABLE_BUILD_H
 #define SHMCOW_IPTABLE_BUILD_H
 
-#include "shmcow_iptable.h"
+#include "shmcow_iptable_find.h"
 
 #define SHMCOW_NOBODY UINT32_MAX
-#define SHMCOW_IPTABLE_CROWD 4u /* so many intervals, about, are left to search: they share a cache line or two */
 
 /* Rows as they are collected. `parent`: the innermost row around it, while rows are made flat. */
 typedef struct {
@@ -129,8 +128,7 @@ typedef struct {
     bool wide;
     uint32_t count;
     shmcow_u128 start;  /* of the last */
-    uint32_t *buckets; /* if counting: intervals by their first 16 bits */
-    uint8_t *at, *owners;
+    uint8_t *at, *owners, *lows;
 } shmcow_flat;
 
 static inline void shmcow_emit(shmcow_flat *flat, shmcow_u128 start, uint32_t owner)
@@ -139,8 +137,6 @@ static inline void shmcow_emit(shmcow_flat *flat, shmcow_u128 start, uint32_t ow
     if (!again) {
         flat->count++;
         flat->start = start;
-        if (flat->buckets != NULL)
-            flat->buckets[(uint32_t)(start >> (flat->wide ? 112 : 16))]++;
     }
     if (flat->at == NULL)
         return;
@@ -148,8 +144,13 @@ static inline void shmcow_emit(shmcow_flat *flat, shmcow_u128 start, uint32_t ow
     uint64_t k = flat->count - 1;
     owner = owner == SHMCOW_NOBODY ? 0 : owner + 1;
     if (flat->wide) {
-        shmcow_interval6 interval = {(uint64_t)(start >> 64), (uint64_t)start, value, owner};
-        memcpy(flat->at + k * sizeof interval, &interval, sizeof interval);
+        uint64_t high = (uint64_t)(start >> 64), low = (uint64_t)start;
+        uint8_t *leaf = flat->at + k / 8 * sizeof(shmcow_leaf6);
+        owner |= low != 0 ? SHMCOW_HAS_LOW : 0;
+        memcpy(leaf + k % 8 * 8, &high, 8);
+        memcpy(leaf + offsetof(shmcow_leaf6, value) + k % 8 * 4, &value, 4);
+        memcpy(leaf + offsetof(shmcow_leaf6, owner) + k % 8 * 4, &owner, 4);
+        memcpy(flat->lows + k * 8, &low, 8);
     } else {
         shmcow_interval4 interval = {(uint32_t)start, value};
         memcpy(flat->at + k * sizeof interval, &interval, sizeof interval);
@@ -197,100 +198,6 @@ static inline bool shmcow_flatten(shmcow_flat *flat, shmcow_clash *clash)
     return true;
 }
 
-/* ---- the indexes ---- */
-
-/* So many bits that there are about as many buckets as intervals. */
-static inline uint32_t shmcow_index_bits(uint64_t count, uint32_t most)
-{
-    uint32_t bits = 0;
-    while (bits < most && (UINT64_C(1) << bits) < count)
-        bits++;
-    return bits;
-}
-
-static inline void shmcow_store32(uint8_t *at, uint64_t k, uint32_t word)
-{
-    memcpy(at + 4 * k, &word, sizeof word);
-}
-
-/* By how many further bits a bucket of the coarse index goes. */
-static inline uint32_t shmcow_fine_bits(const uint32_t *buckets, uint32_t bits, uint64_t bucket)
-{
-    uint64_t count = 0, width = UINT64_C(1) << (SHMCOW_IPTABLE_BITS - bits);
-    for (uint64_t k = bucket * width; k < (bucket + 1) * width; k++)
-        count += buckets[k];
-    return shmcow_index_bits(count / SHMCOW_IPTABLE_CROWD, 16);
-}
-
-/* Room for the index, the deep parts included: each has fewer than 5/8 words for an interval of its own. */
-static inline uint64_t shmcow_fine_count(const uint32_t *buckets, uint32_t bits, uint64_t intervals)
-{
-    uint64_t fine = 1 + intervals * 5 / 8; /* 1: the end of the last bucket */
-    for (uint64_t bucket = 0; bucket < UINT64_C(1) << bits; bucket++)
-        fine += UINT64_C(1) << shmcow_fine_bits(buckets, bits, bucket);
-    return fine;
-}
-
-/* Whether an interval begins at or before the first address that begins with `head`. */
-static inline bool shmcow_begins_by(const shmcow_iptable *t, bool wide, uint32_t k, uint64_t head)
-{
-    return wide ? shmcow_start6(t, k) <= (shmcow_u128)head << 64 : shmcow_head4(shmcow_start4(t, k)) <= head;
-}
-
-/* One level of an index: the interval of each of 2^bits parts, which begin at `head` and at every 2^(64 - shift - bits). */
-static inline uint32_t shmcow_fill_parts(const shmcow_iptable *t, bool wide, uint64_t head, uint32_t shift, uint32_t bits,
-                                         uint32_t k, uint8_t *fine)
-{
-    uint32_t intervals = wide ? t->index6.intervals : t->index4.intervals;
-    for (uint64_t part = 0; part < UINT64_C(1) << bits; part++) {
-        uint64_t start = head | (bits > 0 ? part << (64 - shift - bits) : 0);
-        while (k + 1 < intervals && shmcow_begins_by(t, wide, k + 1, start))
-            k++;
-        shmcow_store32(fine, part, k);
-    }
-    return k;
-}
-
-/* Give the crowded ones of a bucket's parts an index of their own; -> where the next one goes. */
-static inline uint32_t shmcow_fill_deep(const shmcow_iptable *t, bool wide, uint64_t head, uint32_t shift, uint32_t bits,
-                                        uint32_t at, uint8_t *fine, uint32_t deep)
-{
-    for (uint64_t part = 0; part < UINT64_C(1) << bits; part++) {
-        uint32_t low = shmcow_load32(fine, at + part), high = shmcow_load32(fine, at + part + 1);
-        if (high - low <= 4 * SHMCOW_IPTABLE_CROWD)
-            continue;
-        uint32_t more = shmcow_index_bits((high - low) / SHMCOW_IPTABLE_CROWD, 20);
-        uint64_t start = head | (bits > 0 ? part << (64 - shift - bits) : 0);
-        shmcow_store32(fine, deep, more);
-        shmcow_fill_parts(t, wide, start, shift + bits, more, low, fine + (uint64_t)(deep + 1) * 4);
-        shmcow_store32(fine, at + part, deep | SHMCOW_IPTABLE_DEEP);
-        deep += 1 + (UINT32_C(1) << more);
-        shmcow_store32(fine, deep++, high);
-    }
-    return deep;
-}
-
-static inline void shmcow_fill_index(const shmcow_iptable *t, bool wide, const uint32_t *buckets, uint8_t *coarse,
-                                     uint8_t *fine)
-{
-    const shmcow_ip_index *index = wide ? &t->index6 : &t->index4;
-    uint32_t k = 0, at = 0;
-    for (uint64_t bucket = 0; bucket < UINT64_C(1) << index->bits; bucket++) {
-        uint32_t bits = shmcow_fine_bits(buckets, index->bits, bucket);
-        uint64_t head = index->bits > 0 ? bucket << (64 - index->bits) : 0;
-        shmcow_store32(coarse, bucket, at | bits << SHMCOW_IPTABLE_FINE);
-        k = shmcow_fill_parts(t, wide, head, index->bits, bits, k, fine + (uint64_t)at * 4);
-        at += UINT32_C(1) << bits;
-    }
-    shmcow_store32(fine, at, index->intervals - 1);
-    uint32_t deep = at + 1;
-    for (uint64_t bucket = 0; bucket < UINT64_C(1) << index->bits; bucket++) {
-        uint32_t entry = shmcow_load32(coarse, bucket), bits = entry >> SHMCOW_IPTABLE_FINE;
-        uint64_t head = index->bits > 0 ? bucket << (64 - index->bits) : 0;
-        deep = shmcow_fill_deep(t, wide, head, index->bits, bits, entry & (SHMCOW_IPTABLE_FINE_MAX - 1), fine, deep);
-    }
-}
-
 /* ---- all of it ---- */
 
 static inline void shmcow_store_rows(const shmcow_iptable_builder *b, uint8_t *rows4, uint8_t *rows6)
@@ -308,29 +215,53 @@ static inline void shmcow_store_rows(const shmcow_iptable_builder *b, uint8_t *r
     }
 }
 
-static inline int shmcow_iptable_fill(shmcow_iptable_builder *b, const shmcow_crc_table *crc, shmcow_iptable_header *h,
-                                      const uint32_t *buckets4, const uint32_t *buckets6)
+/* The levels above the words, which lie there; and what fills nodes up. */
+static inline void shmcow_fill_tree(uint8_t *level, uint32_t count, uint32_t word_bytes)
+{
+    uint64_t node_bytes = UINT64_C(16) * word_bytes;
+    while (count > 0) {
+        uint32_t nodes = shmcow_nodes(count);
+        uint8_t *above = level + nodes * node_bytes;
+        memset(level + (uint64_t)count * word_bytes, 0xff, nodes * node_bytes - (uint64_t)count * word_bytes);
+        for (uint32_t node = 0; nodes > 1 && node < nodes; node++)
+            memcpy(above + (uint64_t)node * word_bytes, level + node * node_bytes, word_bytes);
+        count = nodes > 1 ? nodes : 0;
+        level = above;
+    }
+}
+
+/* What fills up the last leaf, and the tree over the first start of each: words at the beginning of leaves. */
+static inline void shmcow_fill_leaves(uint8_t *tree, uint8_t *leaves, uint32_t intervals, bool wide)
+{
+    const shmcow_interval4 filler = {UINT32_MAX, 0};
+    uint32_t count = shmcow_leaves(intervals), word_bytes = wide ? 8 : 4;
+    uint64_t leaf_bytes = wide ? sizeof(shmcow_leaf6) : 64;
+    for (uint64_t k = intervals; k < (uint64_t)count * 8; k++)
+        if (wide)
+            memset(leaves + k / 8 * leaf_bytes + k % 8 * 8, 0xff, 8);
+        else
+            memcpy(leaves + k * sizeof filler, &filler, sizeof filler);
+    for (uint64_t leaf = 0; leaf < count; leaf++)
+        memcpy(tree + leaf * word_bytes, leaves + leaf * leaf_bytes, word_bytes);
+    shmcow_fill_tree(tree, count, word_bytes);
+}
+
+static inline void shmcow_iptable_fill(shmcow_iptable_builder *b, const shmcow_crc_table *crc, shmcow_iptable_header *h)
 {
     shmcow_iptable_layout l = shmcow_iptable_lay_out(h);
-    shmcow_iptable table;
     shmcow_clash never;
     uint8_t *block = b->block;
     shmcow_iptable_seal(crc, h);
     memcpy(block, h, sizeof *h);
-    shmcow_flat flat4 = {b, false, 0, 0, NULL, block + l.at4, block + l.owners4};
-    shmcow_flat flat6 = {b, true, 0, 0, NULL, block + l.at6, NULL};
+    shmcow_flat flat4 = {b, false, 0, 0, block + l.leaves4, block + l.owners4, NULL};
+    shmcow_flat flat6 = {b, true, 0, 0, block + l.leaves6, NULL, block + l.lows6};
     shmcow_flatten(&flat4, &never);
     shmcow_flatten(&flat6, &never);
+    shmcow_fill_leaves(block + l.tree4, block + l.leaves4, h->intervals4, false);
+    shmcow_fill_leaves(block + l.tree6, block + l.leaves6, h->intervals6, true);
     shmcow_store_rows(b, block + l.by_row4, block + l.by_row6);
     if (h->value_bytes > 0)
         memcpy(block + l.values, b->values.pile.at, (size_t)h->value_bytes);
-    if (shmcow_iptable_open(&table, crc, block, b->bytes) != NULL)
-        return -EINVAL; /* never: what is laid out can be opened */
-    if (h->rows4 > 0)
-        shmcow_fill_index(&table, false, buckets4, block + l.coarse4, block + l.fine4);
-    if (h->rows6 > 0)
-        shmcow_fill_index(&table, true, buckets6, block + l.coarse6, block + l.fine6);
-    return 0;
 }
 
 /* Sort, check, and lay out. 0; 1: two rows clash; -ENOMEM; -EFBIG. No row can be added afterwards. */
@@ -338,27 +269,21 @@ static inline int shmcow_iptable_finish(shmcow_iptable_builder *b, const shmcow_
 {
     shmcow_sort_rows(&b->rows4, sizeof(shmcow_draft4), shmcow_order4);
     shmcow_sort_rows(&b->rows6, sizeof(shmcow_draft6), shmcow_order6);
-    uint32_t *buckets4 = calloc(UINT32_C(2) << SHMCOW_IPTABLE_BITS, sizeof *buckets4);
-    if (buckets4 == NULL)
-        return -ENOMEM;
-    uint32_t *buckets6 = buckets4 + (UINT32_C(1) << SHMCOW_IPTABLE_BITS);
-    shmcow_flat flat4 = {b, false, 0, 0, buckets4, NULL, NULL}, flat6 = {b, true, 0, 0, buckets6, NULL, NULL};
+    shmcow_flat flat4 = {b, false, 0, 0, NULL, NULL, NULL}, flat6 = {b, true, 0, 0, NULL, NULL, NULL};
     int r = shmcow_flatten(&flat4, clash) && shmcow_flatten(&flat6, clash) ? 0 : 1;
     if (r == 0) {
         shmcow_iptable_header h = {
             .rows4 = shmcow_drafts(b, false), .rows6 = shmcow_drafts(b, true),
             .intervals4 = flat4.count, .intervals6 = flat6.count,
-            .bits4 = shmcow_index_bits(flat4.count, SHMCOW_IPTABLE_BITS),
-            .bits6 = shmcow_index_bits(flat6.count, SHMCOW_IPTABLE_BITS),
             .value_bytes = b->values.pile.used, .value_count = b->values.count,
         };
-        h.fine4 = flat4.count > 0 ? (uint32_t)shmcow_fine_count(buckets4, h.bits4, h.intervals4) : 0;
-        h.fine6 = flat6.count > 0 ? (uint32_t)shmcow_fine_count(buckets6, h.bits6, h.intervals6) : 0;
         h.bytes = b->bytes = shmcow_iptable_lay_out(&h).end;
         b->block = h.bytes > SIZE_MAX / 2 ? NULL : calloc(1, (size_t)h.bytes);
-        r = b->block != NULL ? shmcow_iptable_fill(b, crc, &h, buckets4, buckets6) : -ENOMEM;
+        if (b->block != NULL)
+            shmcow_iptable_fill(b, crc, &h);
+        else
+            r = -ENOMEM;
     }
-    free(buckets4);
     shmcow_pile_free(&b->rows4);
     shmcow_pile_free(&b->rows6);
     shmcow_values_builder_free(&b->values);

@@ -20,6 +20,9 @@ TESTS = [
     "tests/unit/test_writer.py",
     "tests/unit/test_reader.py",
     "tests/unit/test_corruption.py",
+    "tests/unit/test_table.py",
+    "tests/unit/test_table_hostile.py",
+    "tests/unit/test_iptable.py",
     "tests/concurrency/test_fork.py",
 ]
 SLOW = "not another_user and not root_writes and not read_permission and not group_that"  # processes of other users

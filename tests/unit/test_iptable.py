@@ -43,7 +43,7 @@ NESTED = [
     ("2001:db8::", "2001:db8::ff", "test"),
     ("192.0.2.0", "192.0.2.9", "odd"),
 ]
-HEADER = struct.Struct("<8s2IQ8I2QI")  # up to its CRC
+HEADER = struct.Struct("<8s2IQ4I2QI")  # up to its CRC
 
 
 class Country(msgspec.Struct, frozen=True):
@@ -199,7 +199,7 @@ def test_extremes() -> None:
     assert "1.1.1.1" not in empty
     assert "::1" not in empty
     assert list(empty) == []
-    assert memoryview(IPTable().encode([])[0]).nbytes == 128
+    assert memoryview(IPTable().encode([])[0]).nbytes == 64
     for rows in (
         [("0.0.0.0/0", 4)],
         [("::/0", 6)],
@@ -539,6 +539,24 @@ def test_threads_look_up_together() -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 63, 64, 65, 1023, 1024, 1025])
+@pytest.mark.parametrize(
+    "base", ["10.0.0.0", "2001:db8::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:0", "2001:db8:0:fff0::"]
+)
+def test_each_address_among_neighbours_finds_its_row(base: str, rows: int) -> None:
+    """Leaves and nodes that are full, or one more or less; starts that differ in their lower half only."""
+    step = 2 << 64 if base.endswith("fff0::") else 2
+    first = int(ipaddress.ip_address(base))
+    kind = A4 if base.startswith("10.") else A6
+    table = opened([(kind(first + k * step), k) for k in range(rows)])
+    for k in range(rows):
+        assert table[kind(first + k * step)] == k
+        assert kind(first + k * step + 1) not in table
+        assert table.network_of(kind(first + k * step))[0] == kind(first + k * step)
+    ends = [kind(2**32 - 1 if kind is A4 else 2**128 - 1), kind(first - 1), kind(0)]
+    assert table.get_many([*ends, *(kind(first + k * step) for k in range(rows))]) == [None] * 3 + list(range(rows))
+
+
 # ---- damaged tables ----
 
 
@@ -566,7 +584,7 @@ PROBES = ["0.0.0.0", "10.1.2.3", "10.200.0.0", "255.255.255.255", "::", "2001:db
 
 def sealed(data: bytes) -> bytes:
     """The table with the CRC that its header should have."""
-    return data[:76] + struct.pack("<I", zlib.crc32(data[:76])) + data[80:]
+    return data[:60] + struct.pack("<I", zlib.crc32(data[:60])) + data[64:]
 
 
 def small() -> bytes:
@@ -581,7 +599,7 @@ def test_each_damaged_byte_is_an_error_or_an_answer() -> None:
         for mask in (0x01, 0x80, 0xFF):
             bad = bytearray(good)
             bad[at] ^= mask
-            if at < 80:
+            if at < 64:
                 with pytest.raises(CorruptSegmentError):
                     IPTable().decode_parts([StoredPart(memoryview(bytes(bad)))])
             probe(sealed(bytes(bad)))
@@ -602,7 +620,7 @@ def test_what_is_wrong_with_a_table_is_said() -> None:
     fields = list(HEADER.unpack_from(good))
 
     def opening(**changes: int) -> str:
-        names = ["magic", "order", "format", "bytes", "rows4", "rows6", "n4", "n6", "bits4", "bits6", "fine4", "fine6"]
+        names = ["magic", "order", "format", "bytes", "rows4", "rows6", "n4", "n6"]
         values = [
             changes.get(name, value) for name, value in zip([*names, "values", "count", "zero"], fields, strict=True)
         ]
@@ -618,17 +636,14 @@ def test_what_is_wrong_with_a_table_is_said() -> None:
         {"rows4": 2**31},
         {"n4": 10},
         {"n6": 0},
-        {"bits4": 17},
-        {"bits6": 99},
-        {"fine4": 2**31},
-        {"fine6": 0},
+        {"n6": 2**31},
         {"rows6": 0},
     ):
         assert "a count in its header is out of range" in opening(**change)
     assert "a count in its header" in opening(values=2**35)
     assert "its length is not" in opening(values=64)
     with pytest.raises(CorruptSegmentError, match="checksum of its header"):
-        IPTable().decode_parts([StoredPart(memoryview(good[:77] + b"\0" + good[78:]))])
+        IPTable().decode_parts([StoredPart(memoryview(good[:61] + b"\0" + good[62:]))])
 
 
 def test_a_table_that_is_not_aligned_is_read() -> None:

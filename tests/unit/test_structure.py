@@ -319,13 +319,17 @@ def test_atomics_name_their_order() -> None:
 
 def test_algorithm_knows_neither_python_nor_the_system() -> None:
     """The protocol's headers include nothing but the language's own headers and each other."""
-    tables = ("shmcow_values.h", "shmcow_table.h", "shmcow_table_build.h")
-    for name in ("shmcow_layout.h", "shmcow_format.h", "shmcow_protocol.h", *tables):
+    tables = {
+        path.name for kind in ("values", "table", "address", "iptable") for path in CSRC.glob(f"shmcow_{kind}*.h")
+    }
+    assert len(tables) >= 7
+    for name in ("shmcow_layout.h", "shmcow_format.h", "shmcow_protocol.h", *sorted(tables)):
         included = set(re.findall(r'#include [<"]([^>"]+)[>"]', (CSRC / name).read_text()))
         assert included <= {
             "assert.h", "errno.h", "stdatomic.h", "stdbool.h", "stddef.h", "stdint.h", "stdlib.h", "string.h",
-            "shmcow_layout.h", "shmcow_format.h", "shmcow_values.h", "shmcow_table.h",
-        }  # fmt: skip
+            "shmcow_layout.h", "shmcow_format.h", "shmcow_values.h", "shmcow_table.h", "shmcow_address.h",
+            "shmcow_iptable.h", "shmcow_iptable_find.h",
+        }, name  # fmt: skip
 
 
 def test_c_files_say_what_they_are_for() -> None:

@@ -22,6 +22,16 @@ SHM = Path("/dev/shm")
 IDENTITY, WORDS, ENTRIES, ENTRY = 192, 512, 1024, 1536
 SEGMENTS, EPOCH = 1144, slice(32, 48)
 
+ADDRESSES = {
+    "dotted": "192.0.2.255",
+    "full": "2001:db8:0:1:2:3:4:5",
+    "gap": "fe80::1%eth0",
+    "mapped": "::ffff:192.0.2.1",
+    "network4": "10.0.0.0/8",
+    "network6": "2001:db8::/32",
+    "any": "::",
+}
+
 
 def from_store(name: str) -> dict[str, dict[str, bytes]]:
     """Return the seeds that one store gives: target -> name -> bytes."""
@@ -49,6 +59,8 @@ def from_store(name: str) -> dict[str, dict[str, bytes]]:
         control = struct.pack("<5Q8B2I", current, 1, next_segment, limit, retain, action, count, 0, 0, 0, 0, 0, 0, 1, 0)
         seeds["header"][f"action{action}"] = control + records
     seeds["table"] = _tables()
+    seeds["address"] = {name: text.encode() for name, text in ADDRESSES.items()}
+    seeds["iptable"] = _ranges()
     return seeds
 
 
@@ -63,6 +75,20 @@ def _tables() -> dict[str, bytes]:
     for kind, content in rows.items():
         (part,) = shmcow.Table(key=kind).encode_parts(content)
         seeds[kind.__name__] = bytes(16) + bytes(memoryview(part.buffers[0]))
+    return seeds
+
+
+def _ranges() -> dict[str, bytes]:
+    """Return tables of IP ranges of each family, and rows to build one of."""
+    rows = {
+        "four": [(f"10.{k}.0.0/16", k % 3) for k in range(20)] + [("10.3.4.0/24", "ab"), ("0.0.0.0/0", None)],
+        "six": [(f"2001:db8:{k:x}::/48", k % 3) for k in range(20)] + [("2001:db8:1::80-2001:db8:1::90", "cd")],
+        "both": [("192.0.2.0/24", 1), ("::/0", 2), ("2001:db8::1", 3)],
+    }
+    seeds = {"rows": b"\x01" + b"".join(bytes([k % 64, k, k + k % 5, k]) for k in range(40))}
+    for kind, content in rows.items():
+        (part,) = shmcow.IPTable().encode_parts(content)
+        seeds[kind] = b"\0" + bytes(memoryview(part.buffers[0]))
     return seeds
 
 
