@@ -113,14 +113,16 @@ static PyObject *builder_add(builder_object *self, PyObject *const *args, Py_ssi
 /* ---- all rows ---- */
 
 PyDoc_STRVAR(finish_doc,
-             "finish($self, /)\n--\n\n"
+             "finish($self, drop_clashes=False, /)\n--\n\n"
              "Sort the rows, resolve their nesting and lay the table out: from now on the object exports its bytes.\n"
-             "-> None, or two rows that clash: (same range?, (number, first, last), (number, first, last)).");
-static PyObject *builder_finish(builder_object *self, PyObject *ignored)
+             "-> how many rows were left out, or two that clash: (same range?, (number, first, last), (number, first, last)).");
+static PyObject *builder_finish(builder_object *self, PyObject *args)
 {
-    (void)ignored;
     shmcow_clash clash = {0};
-    int r;
+    int r, drop = 0;
+    if (!PyArg_ParseTuple(args, "|p", &drop))
+        return NULL;
+    self->builder.drop_clashes = drop != 0;
     if (self->stage != TAKING)
         return PyErr_Format(PyExc_ValueError, "the table is finished");
     self->stage = FINISHING;
@@ -133,7 +135,7 @@ static PyObject *builder_finish(builder_object *self, PyObject *ignored)
     if (r < 0)
         return PyErr_Format(PyExc_OverflowError, "the table is too large");
     if (r == 0)
-        return Py_NewRef(Py_None);
+        return PyLong_FromUnsignedLong(self->builder.dropped);
     return Py_BuildValue("(N(INN)(INN))", PyBool_FromLong(clash.same), clash.number,
                          core_address_to(&self->classes, clash.row.wide, clash.row.first),
                          core_address_to(&self->classes, clash.row.wide, clash.row.last), clash.other,
@@ -199,7 +201,7 @@ static void builder_dealloc(builder_object *self)
 
 static PyMethodDef builder_methods[] = {
     {"add", (PyCFunction)(void (*)(void))builder_add, METH_FASTCALL, add_doc},
-    {"finish", (PyCFunction)builder_finish, METH_NOARGS, finish_doc},
+    {"finish", (PyCFunction)builder_finish, METH_VARARGS, finish_doc},
     {NULL, NULL, 0, NULL},
 };
 

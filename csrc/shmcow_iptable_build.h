@@ -29,6 +29,8 @@ typedef struct {
     shmcow_values_builder values;
     uint8_t *block; /* the table, when it is finished */
     uint64_t bytes;
+    bool drop_clashes; /* leave out rows that clash with one before them, instead of giving up */
+    uint32_t dropped;
 } shmcow_iptable_builder;
 
 /* Two rows that cannot both be there, by their numbers. */
@@ -264,11 +266,38 @@ static inline void shmcow_iptable_fill(shmcow_iptable_builder *b, const shmcow_c
         memcpy(block + l.values, b->values.pile.at, (size_t)h->value_bytes);
 }
 
+/* Leave out each row that overlaps one before it without nesting, or repeats its range. The rows are sorted. */
+static inline void shmcow_drop_clashes(shmcow_iptable_builder *b, bool wide)
+{
+    shmcow_pile *pile = wide ? &b->rows6 : &b->rows4;
+    const size_t size = wide ? sizeof(shmcow_draft6) : sizeof(shmcow_draft4);
+    uint32_t rows = shmcow_drafts(b, wide), kept = 0, open = SHMCOW_NOBODY;
+    for (uint32_t k = 0; k < rows; k++) {
+        shmcow_draft row = shmcow_draft_at(b, wide, k);
+        while (open != SHMCOW_NOBODY && shmcow_draft_at(b, wide, open).last < row.first)
+            open = *shmcow_draft_at(b, wide, open).parent;
+        if (open != SHMCOW_NOBODY) {
+            shmcow_draft around = shmcow_draft_at(b, wide, open);
+            if (row.last > around.last || (around.first == row.first && around.last == row.last))
+                continue;
+        }
+        memmove(pile->at + kept * size, pile->at + k * size, size);
+        *shmcow_draft_at(b, wide, kept).parent = open;
+        open = kept++;
+    }
+    pile->used = kept * size;
+    b->dropped += rows - kept;
+}
+
 /* Sort, check, and lay out. 0; 1: two rows clash; -ENOMEM; -EFBIG. No row can be added afterwards. */
 static inline int shmcow_iptable_finish(shmcow_iptable_builder *b, const shmcow_crc_table *crc, shmcow_clash *clash)
 {
     shmcow_sort_rows(&b->rows4, sizeof(shmcow_draft4), shmcow_order4);
     shmcow_sort_rows(&b->rows6, sizeof(shmcow_draft6), shmcow_order6);
+    if (b->drop_clashes) {
+        shmcow_drop_clashes(b, false);
+        shmcow_drop_clashes(b, true);
+    }
     shmcow_flat flat4 = {b, false, 0, 0, NULL, NULL, NULL}, flat6 = {b, true, 0, 0, NULL, NULL, NULL};
     int r = shmcow_flatten(&flat4, clash) && shmcow_flatten(&flat6, clash) ? 0 : 1;
     if (r == 0) {

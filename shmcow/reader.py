@@ -76,7 +76,8 @@ class Reader(_core.Slot, Generic[T]):
     Args:
         name: of the store: 1 to 64 of ``A-Z a-z 0-9 _ -``.
         type: decode to this type, and check it. Without ``type`` and ``codec``: plain values.
-        codec: the codec that the store was published with, where it is not a built-in one; excludes ``type``.
+        codec: the codec that the store was published with: tables and bundles of typed values need it, and codecs of
+            your own; excludes ``type``. Without either, values are plain.
         default: returned by ``get()`` while there is no value yet; as it is, neither transformed nor frozen.
         transform: called with the decoded value of each version, once for each process (again, if another thread asks
             meanwhile); ``get()`` returns its result.

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from typing import Any
 
 from table import CODEC, STORE, Place
 
@@ -19,17 +20,12 @@ from shmcow import IPTable, Writer
 
 BUILT_IN = [("1.1.1.0/24", "AU"), ("8.8.8.0/24", "US"), ("2001:db8::/32", "ZZ"), ("192.0.2.1", "ZZ")]
 
-Row = tuple[str, Place] | tuple[str, str, Place]
 
-
-def rows(paths: list[str], edition: int) -> Iterator[Row]:
-    """Yield the rows of files, or what is built in; they are never all in memory."""
-    for path in paths:
-        for first, last, country in IPTable.rows_from_csv(path):
-            yield first, last, Place(country, edition)
-    if not paths:
-        for network, country in BUILT_IN:
-            yield network, Place(country, edition)
+def rows(paths: list[str], edition: int) -> Iterable[tuple[Any, ...]]:
+    """Return the rows of files, or what is built in; they are never all in memory."""
+    if paths:
+        return IPTable.rows_from_csv(paths, value=lambda fields: Place(fields[2], edition))
+    return [(network, Place(country, edition)) for network, country in BUILT_IN]
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ class Place(msgspec.Struct, frozen=True):
     edition: int  # which edition of the data said so
 
 
-CODEC = shmcow.IPTable(Place)
+# Geo-IP files as they come have a few ranges that contradict each other: those are left out, and counted in the log.
+CODEC = shmcow.IPTable(Place, overlaps="drop")
 
 # A Reader attaches at its first read, so this module may be imported before the store exists, and before a fork.
 geo = shmcow.Reader(STORE, codec=CODEC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import gzip
 import ipaddress
@@ -175,8 +176,31 @@ def _number(column: Column, names: _Fields | None) -> int:
     return names.index(column)
 
 
+class _Chain(FileRows):
+    """The rows of several files, one after the other; lines are counted through, and named by file."""
+
+    def __init__(self, files: list[FileRows]) -> None:
+        self._files = files
+        self._before: list[int] = []  # lines of all files before each one that was begun
+        super().__init__(", ".join(file.path for file in files), lambda _: self._chained())
+
+    def _chained(self) -> Iterator[tuple[Any, ...]]:
+        before = 0
+        for file in self._files:
+            self._before.append(before)
+            for row in file:
+                self.line = before + file.line
+                yield row
+            before += file.line
+
+    def place(self, line: int) -> str:
+        """Name a file, and a line of it."""
+        at = bisect.bisect_left(self._before, line) - 1
+        return self._files[at].place(line - self._before[at])
+
+
 def from_csv(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     network: Column | None,
     first: Column | None,
     last: Column | None,
@@ -186,10 +210,13 @@ def from_csv(
     encoding: str,
 ) -> FileRows:
     """Make the rows of a CSV file; see ``IPTable.rows_from_csv``."""
-    reading = _Reading(os.fspath(path), network, first, last, value, delimiter, header, encoding)
-    with open(reading.path, "rb"):
-        pass  # a file that is not there is told where it was named, and not where it is read
-    return FileRows(reading.path, reading.rows)
+    files = []
+    for one in [path] if isinstance(path, str | os.PathLike) else path:
+        reading = _Reading(os.fspath(one), network, first, last, value, delimiter, header, encoding)
+        with open(reading.path, "rb"):
+            pass  # a file that is not there is told where it was named, and not where it is read
+        files.append(FileRows(reading.path, reading.rows))
+    return files[0] if len(files) == 1 else _Chain(files)
 
 
 # Where MaxMind DB files repeat the tree of IPv4: mapped addresses, Teredo, 6to4.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Generic, NoReturn, TypeAlias, overload
+from typing import Any, Final, Generic, Literal, NoReturn, TypeAlias, overload
 
 from typing_extensions import Buffer, TypeForm, TypeVar
 
 from shmcow import _core, frozen
-from shmcow.codecs.base import Codec, StoredPart
+from shmcow.codecs.base import Codec, Part, StoredPart
 from shmcow.codecs.iprows import Column, FileRows, from_csv, from_mmdb
 from shmcow.codecs.msgpack import MsgPack
 from shmcow.codecs.values import decoding, scalars_of
@@ -21,11 +22,12 @@ __all__ = ["IPTable", "IPTableView"]
 
 V = TypeVar("V", default=Any)
 
+_log = logging.getLogger("shmcow")
+
+_Overlaps: TypeAlias = Literal["refuse", "drop"]
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NETWORKS: Final = (ipaddress.IPv4Network, ipaddress.IPv6Network)
 _INTERFACES: Final = (ipaddress.IPv4Interface, ipaddress.IPv6Interface)
-
-# What the C helper decodes by itself (enum core_scalar).
 
 
 class IPTableView(_core.IPTable[V], Generic[V]):
@@ -115,7 +117,7 @@ class IPTable(Codec[IPTableView[V]], Generic[V]):
     ``ipaddress`` module, IPv4 and IPv6 together. Readers get an IPTableView.
 
     - Rows may come in any order, and nest: the most specific one answers. Ranges that overlap without nesting, and the
-      same range twice, are refused.
+      same range twice, are refused (see ``overlaps``).
     - A network has no host bits set. A lone address is a network of one.
     - A row within ``::ffff:0:0/96`` is the IPv4 row that it maps. Any other IPv6 row, ``::/0`` too, answers for no IPv4
       address, however that is written. Scope ids are dropped.
@@ -123,10 +125,14 @@ class IPTable(Codec[IPTableView[V]], Generic[V]):
 
     Args:
         value: the type of the values, or a ``MsgPack`` codec for them; ``Any`` (the default) decodes to builtins.
+        overlaps: what a writer does with ranges that overlap without nesting, and with a range that comes twice:
+            "refuse" the table and name two of them, or "drop" the row that begins later (of the same range the one that
+            came later) and log how many; geo-IP files as they come have a few.
 
     Raises:
         ValidationError: msgspec does not support the type.
         TypeError: ``value`` is a codec, and not MsgPack.
+        ValueError: ``overlaps`` is something else.
 
     Concurrency: immutable; one instance serves all threads. Picklable if the type is.
 
@@ -149,10 +155,13 @@ class IPTable(Codec[IPTableView[V]], Generic[V]):
     holds = True
 
     @overload
-    def __init__(self) -> None: ...
+    def __init__(self, *, overlaps: _Overlaps = ...) -> None: ...
     @overload
-    def __init__(self, value: TypeForm[V] | MsgPack[V]) -> None: ...
-    def __init__(self, value: Any = Any) -> None:
+    def __init__(self, value: TypeForm[V] | MsgPack[V], *, overlaps: _Overlaps = ...) -> None: ...
+    def __init__(self, value: Any = Any, *, overlaps: _Overlaps = "refuse") -> None:
+        if overlaps not in ("refuse", "drop"):
+            raise ValueError(f"overlaps is 'refuse' or 'drop', found {overlaps!r}")
+        self.overlaps = overlaps
         if isinstance(value, Codec) and not isinstance(value, MsgPack):
             raise TypeError(
                 f"the values of a table are stored as msgpack: give a type or MsgPack(...), found {value!r}"
@@ -205,6 +214,13 @@ class IPTable(Codec[IPTableView[V]], Generic[V]):
                 f"networks, found {type(value).__name__}"
             )
         return [_build(self, value)]
+
+    def encode_parts(self, value: Any) -> list[Part]:
+        """Build a table; what a writer calls. What the iterable itself raises passes as it is.
+
+        Args, Returns, Raises, Concurrency: as ``encode``.
+        """
+        return self.split(value)
 
     def decode(self, view: memoryview) -> IPTableView[V]:
         """View a table; its values are not frozen.
@@ -261,7 +277,7 @@ class IPTable(Codec[IPTableView[V]], Generic[V]):
 
     @staticmethod
     def rows_from_csv(
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         network: Column | None = None,
         first: Column | None = None,
@@ -277,7 +293,7 @@ class IPTable(Codec[IPTableView[V]], Generic[V]):
         first row. A column is a number, counted from 0, or a name in the header.
 
         Args:
-            path: of the file; one that ends in ".gz" is unpacked.
+            path: of the file, or several, one after the other; one that ends in ".gz" is unpacked.
             network: column of the networks.
             first, last: columns of the first and last addresses, instead of ``network``.
             value: what becomes the value: a column (its text; the default is the one after the addresses), several
@@ -330,13 +346,15 @@ class IPTable(Codec[IPTableView[V]], Generic[V]):
         return f"IPTable({self.value.type_name})"
 
     def __eq__(self, other: object) -> bool:
-        return self.value == other.value if isinstance(other, IPTable) else NotImplemented
+        if not isinstance(other, IPTable):
+            return NotImplemented
+        return (self.value, self.overlaps) == (other.value, other.overlaps)
 
     def __hash__(self) -> int:
         return hash((self.name, self.value))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.value,)
+        return _remake, (self.value, self.overlaps)
 
 
 # ---- values ----
@@ -353,6 +371,10 @@ def _prover(codec: MsgPack[Any]) -> Callable[[bytes], None]:
             raise DecodeError("it is nested too deeply") from exc
 
     return prove
+
+
+def _remake(value: MsgPack[Any], overlaps: _Overlaps) -> IPTable[Any]:
+    return IPTable(value, overlaps=overlaps)
 
 
 # ---- building ----
@@ -385,9 +407,11 @@ def _build(codec: IPTable[Any], rows: Iterable[Any]) -> _core.IPTableBuilder:
             except (ShmcowError, ValueError, TypeError) as said:
                 problem = said
             raise ValidationError(f"{place}{_row_text(row)}: {problem}") from problem
-    clash = builder.finish()
-    if clash is not None:
-        _refuse_clash(lines, *clash)
+    found = builder.finish(codec.overlaps == "drop")
+    if not isinstance(found, int):
+        _refuse_clash(lines, *found)
+    if found:
+        _log.warning("%d rows overlap others without nesting, or repeat their range, and were left out", found)
     return builder
 
 
@@ -442,11 +466,14 @@ _Place: TypeAlias = tuple[int, _Address, _Address]
 
 def _refuse_clash(lines: FileRows | None, same: bool, one: _Place, other: _Place) -> NoReturn:
     places = [
-        f"{number} ({_range_text(first, last)})" for number, first, last in sorted([one, other], key=lambda p: p[0])
+        f"{f'row {number}' if lines is None else lines.place(number)} ({_range_text(first, last)})"
+        for number, first, last in sorted([one, other], key=lambda p: p[0])
     ]
-    what = "rows" if lines is None else f"lines of {lines.path}:"
     how = "have the same range" if same else "overlap, and neither contains the other"
-    raise ValidationError(f"{what} {places[0]} and {places[1]} {how}: leave one out, or make their ranges disjoint")
+    raise ValidationError(
+        f"{places[0]} and {places[1]} {how}: leave one out, make their ranges disjoint, or let IPTable(..., "
+        "overlaps='drop') leave out those that begin later"
+    )
 
 
 def _range_text(first: _Address, last: _Address) -> str:

@@ -303,7 +303,7 @@ def test_real_rows_with_a_clash_are_refused() -> None:
         ("5.182.130.120", "5.182.131.255", "DK"),
     ]
     with pytest.raises(
-        ValidationError, match=r"rows 1 \(5.182.128.0-5.182.130.255\) and 3 \(5.182.130.120-5.182.131.255\) overlap"
+        ValidationError, match=r"row 1 \(5.182.128.0-5.182.130.255\) and row 3 \(5.182.130.120-5.182.131.255\) overlap"
     ):
         opened(rows)
 
