@@ -88,6 +88,9 @@ class BundleView:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a BundleView cannot be pickled: send its Snapshot, or a part of it")
 
+    def __copy__(self) -> BundleView:
+        return self
+
     def __deepcopy__(self, memo: object) -> dict[str, Any]:
         return {name: thaw(value) for name, value in self._asdict().items()}
 

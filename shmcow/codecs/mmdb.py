@@ -50,6 +50,9 @@ class MMDBView:
     def __repr__(self) -> str:
         return f"<MMDBView, {self._view.nbytes} bytes>"
 
+    def __copy__(self) -> MMDBView:
+        return self
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("an MMDBView cannot be pickled: send its Snapshot")
 
@@ -73,11 +76,11 @@ class MMDB(Codec[Any]):
     name = "mmdb"
     holds = True
 
-    def encode(self, value: Buffer | str | os.PathLike[str]) -> list[Buffer]:
+    def encode(self, value: Buffer | str | os.PathLike[str] | MMDBView) -> list[Buffer]:
         """Return the file's bytes.
 
         Args:
-            value: a bytes-like object, or the path of a file.
+            value: a bytes-like object, the path of a file, or an MMDBView.
 
         Returns:
             One buffer, in a list.
@@ -87,6 +90,8 @@ class MMDB(Codec[Any]):
 
         Concurrency: any thread.
         """
+        if isinstance(value, MMDBView):
+            return [value._view]
         if isinstance(value, str | os.PathLike):
             try:
                 return [Path(value).read_bytes()]

@@ -174,6 +174,7 @@ def test_views_are_immutable_and_compare(name: str, writer: Writer[BundleView]) 
     plain = reader.snapshot().copy()
     assert plain["config"] == Config(5.0)
     assert type(copy.deepcopy(view)) is dict
+    assert copy.copy(view) is view
     with pytest.raises(TypeError, match="send its Snapshot"):
         pickle.dumps(view)
 

@@ -108,6 +108,9 @@ def test_views_are_shared_and_say_so(name: str, writer: Writer[Any], data: bytes
         pickle.dumps(view)
     with pytest.raises(TypeError, match="no plain copy"):
         copy.deepcopy(view)
+    assert copy.copy(view) is view
+    assert writer.publish(view) == 2
+    assert Reader(name).get().get("1.2.3.4") == {"country": "AU"}
     assert pickle.loads(pickle.dumps(MMDB())) == MMDB()
     assert hash(MMDB()) == hash(MMDB())
     assert MMDB() != 3
