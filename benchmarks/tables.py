@@ -95,7 +95,7 @@ def _rows(plan: Plan, family: int) -> tuple[list[Row], str]:
     """Return ranges with their countries: real ones where SHMCOW_DATA names them, else made up in the same number."""
     folder = os.environ.get("SHMCOW_DATA", "")
     file = Path(folder) / f"geo-whois-asn-country-ipv{family}.csv.gz"
-    most = plan.pick(1_000_000, 2_000)
+    most = plan.pick(1_000_000, 200)
     if folder and file.exists():
         with gzip.open(file, "rt") as lines:
             found = [(first, last, country) for first, last, country in itertools.islice(csv.reader(lines), most)]

@@ -303,16 +303,20 @@ class Gunicorn:
         def living() -> set[int]:
             return {pid for master in masters or (self.master,) for pid in self.workers(master)}
 
+        lived: set[int] = set()  # at the moment when all had answered: they may be recycled at any other
+
         def all_answered() -> bool:
             # As many at once as to give each worker one: a sync worker takes no second one before it answers.
             sent = [Request(self.path) for _ in range(2 * WORKERS)]
             for request in sent:
                 answer = request.answer()
                 answers[answer.pid] = answer
-            return living() <= answers.keys()
+            lived.clear()
+            lived.update(living())
+            return lived <= answers.keys()
 
         until(all_answered, "every worker answers")
-        return {pid: answers[pid] for pid in living()}
+        return {pid: answers[pid] for pid in lived}
 
     def burst(self, clients: int = 4, method: str = "GET") -> Burst:
         """Return clients to ask it all the time."""

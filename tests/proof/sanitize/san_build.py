@@ -129,18 +129,17 @@ def run_tests(package: Path, tests: list[str], *options: str) -> tuple[subproces
         "UBSAN_OPTIONS": f"{said}:print_stacktrace=1",
         "SAN_PACKAGE": str(package),
     }
-    environment.pop("SHMCOW_NO_SKIPS", None)
+    for ours in ("SHMCOW_NO_SKIPS", "PYTEST_ADDOPTS"):
+        environment.pop(ours, None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "san_plugin", "-s"]
     command += ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", *options]
-    done = subprocess.run(
-        [*command, *(str(ROOT / test) for test in tests)],
-        cwd=package,
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    command += [str(ROOT / test) for test in tests]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    with subprocess.Popen(command, cwd=package, env=environment, **pipes) as process:
+        said_out, said_err = process.communicate()
+    for left in Path("/dev/shm").glob(f"shmcow.t-{process.pid}-*"):  # by a process that a report has ended
+        left.unlink(missing_ok=True)
+    done = subprocess.CompletedProcess(command, process.returncode, said_out, said_err)
     # AddressSanitizer writes to log_path, gcc's UBSan to standard error: -s lets the children's through
     files = [file.read_text(errors="replace") for file in sorted(reports.iterdir())]
     found = [REPORT.search(text) for text in files]

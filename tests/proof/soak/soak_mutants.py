@@ -94,14 +94,6 @@ MUTANTS = (
         "if (held != 0 && !force) {",
         "if (held < 0 && !force) {",
     ),
-    Mutant(
-        "nothing is recovered",
-        ("at rest",),
-        "csrc/shmcow_protocol.h",
-        "    int repaired = 0;\n",
-        "    int repaired = 0;\n    return repaired;\n",
-        asked={"kills": 40, "destroy_every": 1000},
-    ),
 )
 
 
