@@ -15,8 +15,8 @@ import fuzz_seeds
 
 import shmcow
 
-SECONDS = {"header": 10}  # of wall-clock time; the others have less to say
-OTHERS = 4
+SECONDS = {"header": 6}  # of wall-clock time; the others have less to say
+OTHERS = 3
 
 
 @pytest.fixture(scope="module")

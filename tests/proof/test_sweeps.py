@@ -36,11 +36,11 @@ BOTH_SIDES = (
 )
 # What recovery is killed in: of the distinct images that the kills of an operation leave, one in so many.
 RECOVERIES = {
-    "publish, three segments": 3,
-    "rollback, three segments": 2,
-    "reclaim": 6,
-    "destroy, three segments": 5,
-    "create with a first version": 4,
+    "publish, three segments": 6,
+    "rollback, three segments": 4,
+    "reclaim": 10,
+    "destroy, three segments": 9,
+    "create with a first version": 7,
 }
 EVERY_ERROR = ("publish, three segments",)
 # Make the same system calls as others; the kills have them.
