@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from shmcow import _core, segments
-from shmcow.codecs import Part, StoredPart
-from shmcow.decoding import CHECKED_BYTES, stored_parts
-from shmcow.errors import CorruptSegmentError, ValidationError
+from shmcow import _core
+from shmcow.codecs import Codec, Part, StoredPart
+from shmcow.decoding import CHECKED_BYTES
+from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError, ValidationError
 
 
 class Schema(NamedTuple):
@@ -50,111 +49,6 @@ class EncodedPart(NamedTuple):
 Listed: TypeAlias = tuple[bytes, int, int, int, int, bytes, list[memoryview] | None]
 
 
-def listed_again(part: dict[str, Any]) -> Listed:
-    """Return what a version lists for a part that shares the segment of a published one, which must be held."""
-    name = bounded("a part's name", part["name"], 32)
-    return name, part["segment"], part["length"], part["crc"], part["flags"], b"", None
-
-
-class Shared:
-    """The parts of the current version, which the next one may share. Made and used under the writer lock only.
-
-    Nothing is held unless bytes must be looked at: only a writer reclaims, and that is us.
-    """
-
-    def __init__(self, store: _core.Store, entry: dict[str, Any]) -> None:
-        self._store = store
-        self._version: int = entry["version"]
-        self._entries = {part["name"]: part for part in entry["parts"]}
-        self._stored: dict[str, StoredPart] | None = None
-
-    @classmethod
-    def of(cls, store: _core.Store) -> Shared | None:
-        """Look at the current version of a store; None: there is none, or its entry is damaged."""
-        entry = store.entry()
-        return None if entry is None else cls(store, entry)
-
-    @property
-    def stored(self) -> dict[str, StoredPart]:
-        """The parts, by name, as a codec decodes them; the version is held from here on.
-
-        Raises:
-            CorruptSegmentError: a segment is missing or damaged.
-        """
-        if self._stored is None:
-            hold = self._store.hold(self._version)
-            self._stored = {part.name: part for part in stored_parts(hold, hold.entry)}
-        return self._stored
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._entries
-
-    def size_bytes(self, name: str) -> int:
-        """The payload of a part."""
-        return int(self._entries[name]["length"])
-
-    def let_go(self) -> None:
-        """Hold nothing any more: what is replaced can then be reclaimed by the publish that replaces it."""
-        self._stored = None
-
-    def again(self, name: str) -> Listed:
-        """Return what a version lists that shares this part.
-
-        Raises:
-            CorruptSegmentError: its segment is missing, or not what its entry says.
-        """
-        if not self._is_whole(name):
-            raise CorruptSegmentError(
-                f"the segment of part {name!r} of version {self._version} of store {self._store.name} is missing, or "
-                "is not what it was: was it removed from outside? Publish all parts"
-            )
-        return listed_again(self._entries[name])
-
-    def _is_whole(self, name: str) -> bool:
-        part = self._entries[name]
-        return segments.is_whole(self._store, part["segment"], part["length"])
-
-    def listed(self, part: EncodedPart, verify: bool) -> Listed:
-        """Return what a version lists for a part: the segment that has it already, byte by byte, or a fresh one."""
-        fresh = part.listed(verify)
-        name = part.name.decode()
-        there = self._entries.get(name)
-        if there is None or there["length"] != fresh[2] or (there["flags"] ^ fresh[4]) & _core.IS_TYPED:
-            return fresh
-        if there["flags"] == fresh[4] and there["crc"] != fresh[3]:
-            return fresh
-        if not self._is_whole(name):  # removed from outside; we may hold it still, others find nothing
-            return fresh
-        try:
-            stored = self.stored[name]
-        except CorruptSegmentError:
-            return fresh
-        same = stored.codec.encode() == part.codec and _core.same(stored.view, part.whole)
-        return listed_again(there) if same else fresh
-
-
-def list_parts(given: list[EncodedPart], shared: Shared | None, kept: list[str], verify: bool) -> tuple[Listed, ...]:
-    """Return what a version lists for its parts.
-
-    Args:
-        given: those that may be new.
-        shared: the current version; None: nothing can be shared.
-        kept: the names of those that stay as they are, which are in the current version's order.
-        verify: whether to compute the CRCs of long payloads, too.
-    """
-    if shared is None:
-        return tuple(part.listed(verify) for part in given)
-    listed = {part.name.decode(): shared.listed(part, verify) for part in given}
-    if kept:
-        order = [name for name in shared if name in listed or name in kept]
-        order += [name for name in listed if name not in shared]
-        return tuple(listed.get(name) or shared.again(name) for name in order)
-    return tuple(listed.values())
-
-
 class Encoded(NamedTuple):
     """A value that is ready to be published: encoded, and decoded again as a check. Or some parts of one."""
 
@@ -166,6 +60,23 @@ class Encoded(NamedTuple):
     def size_bytes(self) -> int:
         """These parts' payloads together."""
         return sum(part.whole.nbytes for part in self.parts)
+
+
+def prove(codec: Codec[Any], value: Any, freeze: bool) -> Encoded:
+    """Encode a value, and prove that it decodes to what it should.
+
+    Raises:
+        ValidationError: it does not.
+    """
+    parts = [encode_part(part) for part in codec.encode_parts(value)]
+    if not 1 <= len(parts) <= _core.MAX_SEGMENTS:
+        raise ValidationError(f"a version has 1 to {_core.MAX_SEGMENTS} parts, found {len(parts)}")
+    try:
+        decoded = codec.decode_parts([part.stored for part in parts], freeze=freeze)
+        codec.prove(decoded)
+    except (DecodeError, CodecMismatchError, CorruptSegmentError) as exc:
+        raise ValidationError(f"the value would not be readable: {exc}") from exc
+    return Encoded(parts, decoded)
 
 
 class Said(NamedTuple):

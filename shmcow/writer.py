@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, overload
 from typing_extensions import TypeForm, TypeVar
 
 from shmcow import _core, codecs, draft, schema, segments, validators
+from shmcow.agreement import agreed_codec, check_schema
 from shmcow.arguments import check_count, check_group, check_mode, check_version, given_codec
 from shmcow.codecs import Bundle, Codec
-from shmcow.decoding import Decoding, choose, stored_parts
-from shmcow.encoded import Encoded, Said, Schema, Shared, bounded, encode_part, list_parts, listed_again, say
+from shmcow.decoding import Decoding
+from shmcow.encoded import Encoded, Said, Schema, bounded, prove, say
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -21,7 +22,6 @@ from shmcow.errors import (
     DecodeError,
     NotPublishedError,
     OutOfSharedMemoryError,
-    ShmcowError,
     StoreDestroyedError,
     StoreNotFoundError,
     ValidationError,
@@ -32,6 +32,7 @@ from shmcow.errors import (
 )
 from shmcow.holders import name_holders
 from shmcow.segments import check_name
+from shmcow.sharing import Shared, kept_parts, list_parts, listed_whole
 from shmcow.snapshot import Snapshot, load
 from shmcow.store import COUNTERS, Keeper, Settings, Turn, check_timeout, end
 from shmcow.validators import check as check_validators
@@ -179,7 +180,6 @@ class Writer(Generic[T]):
         self._freeze = freeze
         self._verify = verify
         self._validators = check_validators(validators)
-        self._type = type
         self._codec = given_codec(type, codec, freeze)
         self._schema: Schema | None = None  # what the codec says of itself, asked once
         self._freezes: bool | None = None
@@ -195,7 +195,7 @@ class Writer(Generic[T]):
         first = self._encode(initial) if initial is not _MISSING and self._codec is not None else None
         self._keeper = Keeper(name, settings, lock_timeout)
         self._store, _ = self._keeper.attach(create=create)
-        self._adopt_codec(codec)
+        self._codec = agreed_codec(self._store, self._codec, type, freeze)
         self._configure(settings)
         self._warn_of_permissions(mode, settings)
         if initial is not _MISSING and self._store.word == 0:
@@ -528,35 +528,8 @@ class Writer(Generic[T]):
             self._store, self._fits = turn.store, 0
 
     def _before(self, store: _core.Store, current: int) -> int:
-        for version, _, entry in store.generations():
-            if version == current and entry is not None and entry["origin"]:
-                return int(entry["origin"]) - 1
-        return current - 1
-
-    def _adopt_codec(self, given: Codec[Any] | None) -> None:
-        """Go with the codec that the store has, or refuse to mix two."""
-        entry = self._current_entry()
-        if entry is not None and given is None and self._codec is None:
-            self._codec = codecs.for_name(entry["codec"], self._type)
-            if isinstance(self._codec, Bundle):
-                hold = self._store.hold()
-                self._codec = Bundle.like(stored_parts(hold, hold.entry))
-            if self._freeze:
-                self._codec.check_frozen()
-        if self._codec is None:
-            self._codec = codecs.MsgPack(Any if self._type is None else self._type)
-        if entry is not None and entry["codec"] != self._codec.name:
-            raise CodecMismatchError(
-                f"store {self._name} is published with the codec {entry['codec']!r}, found {self._codec.name!r}: "
-                "use that one, another name, or destroy the store first"
-            )
-
-    def _current_entry(self) -> dict[str, Any] | None:
-        current = self._store.word & _core.VERSION_MAX
-        for version, _, entry in self._store.generations():
-            if version == current:
-                return entry
-        return None
+        entry = store.entry()
+        return (int(entry["origin"]) if entry is not None and entry["origin"] else current) - 1
 
     def _configure(self, settings: Settings) -> None:
         store = self._store
@@ -592,20 +565,11 @@ class Writer(Generic[T]):
         return self._prove(self._codec, value)
 
     def _prove(self, codec: Codec[Any], value: Any) -> Encoded:
-        """Encode a value, and prove that it decodes to what it should."""
         try:
-            parts = [encode_part(part) for part in codec.encode_parts(value)]
-            if not 1 <= len(parts) <= _core.MAX_SEGMENTS:
-                raise ValidationError(f"a version has 1 to {_core.MAX_SEGMENTS} parts, found {len(parts)}")
-            try:
-                decoded = codec.decode_parts([part.stored for part in parts], freeze=self._must_freeze())
-                codec.prove(decoded)
-            except (DecodeError, CodecMismatchError, CorruptSegmentError) as exc:
-                raise ValidationError(f"the value would not be readable: {exc}") from exc
+            return prove(codec, value, self._must_freeze())
         except ValidationError:
             self._count_refused()
             raise
-        return Encoded(parts, decoded)
 
     def _must_freeze(self) -> bool:
         # As readers will: deep nesting may decode and yet be too deep to freeze. Where the type rules that out and
@@ -644,11 +608,12 @@ class Writer(Generic[T]):
         if expected not in (_ANY_VERSION, current):
             turn.core.count(_CONFLICTS, 1)
             raise VersionConflictError(expected, current)
+        assert self._codec is not None
         if current != self._fits and current != 0:
-            self._check_schema(turn.store)
+            check_schema(turn.store, self._codec)
         several = isinstance(self._codec, Bundle) or len(encoded.parts) > 1
         shared = Shared.of(turn.store) if several and current != 0 else None
-        kept = self._kept(encoded, shared)
+        kept = kept_parts(self._codec, encoded, shared, self._name)
         if self._validators:
             self._validate(turn, encoded, kept, shared)
         parts = list_parts(encoded.parts, shared, kept, self._verify)
@@ -661,22 +626,6 @@ class Writer(Generic[T]):
             raise OutOfSharedMemoryError(f"{exc.strerror} ({self._figures(turn.store, encoded)})") from exc
         self._fits = version
         return version
-
-    def _kept(self, encoded: Encoded, shared: Shared | None) -> list[str]:
-        """Name the parts of a bundle that were not given: they stay as they are."""
-        if not isinstance(self._codec, Bundle):
-            return []
-        given = {part.stored.name for part in encoded.parts}
-        others = [name for name in shared or () if name not in given]
-        if others and not encoded.some:
-            raise CodecMismatchError(
-                f"the part {others[0]!r} of store {self._name} would be dropped, and readers may need it: name it in "
-                "the Bundle, or publish some of the parts with publish_parts"
-            )
-        missing = [name for name in self._codec.codecs if name not in given and name not in others]
-        if missing:
-            raise ValidationError(f"the part {missing[0]!r} was never published: give it, too")
-        return others
 
     @staticmethod
     def _figures(store: _core.Store, encoded: Encoded) -> str:
@@ -703,42 +652,9 @@ class Writer(Generic[T]):
             bounded("codec", entry["codec"], _core.CODEC_BYTES),
             bounded("type", entry["type_name"], 88),
         )
-        if not all(segments.is_whole(turn.store, part["segment"], part["length"]) for part in entry["parts"]):
-            raise CorruptSegmentError(
-                f"a segment of version {entry['version']} of store {self._name} is missing, or is not what it was: was "
-                "it removed from outside? This process holds it still, and others would find nothing"
-            )
-        parts = tuple(listed_again(part) for part in entry["parts"])
+        parts = listed_whole(turn.store, entry)
         turn.check_still_ours()
         return turn.core.publish(entry["version"], again, said, parts)
-
-    def _check_schema(self, store: _core.Store) -> None:
-        """Refuse to change a store's schema to one that cannot read what is current."""
-        codec = self._codec
-        assert codec is not None
-        try:
-            hold = store.hold()
-        except CorruptSegmentError:
-            return  # nothing to compare with: the next version mends it
-        entry = hold.entry
-        where = f"version {entry['version']} of store {self._name}"
-        choose(Decoding(codec), entry, where)
-        if bytes(entry["fingerprint"]).strip(b"\0") == codec.fingerprint.strip(b"\0"):
-            return
-        published = entry["type_name"] or "plain values"
-        if not codec.is_typed:
-            raise CodecMismatchError(
-                f"{where} was published as {published}, and this writer has no type to check values with: "
-                f"give Writer(..., {'codec' if '(' in published or '[' in published else 'type'}={published})"
-            )
-        try:
-            codec.check_follows(stored_parts(hold, entry))
-        except ShmcowError as exc:
-            raise CodecMismatchError(
-                f"{where} was published as {published} and cannot be read as {codec.type_name}: {exc}; give the new "
-                "fields defaults, use another name, or destroy the store first"
-            ) from exc
-        _log.info("store %s: the schema changes from %s to %s", self._name, published, codec.type_name)
 
     def _validate(self, turn: Turn, encoded: Encoded, kept: list[str], shared: Shared | None) -> None:
         new, size = encoded.decoded, encoded.size_bytes

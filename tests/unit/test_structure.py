@@ -41,6 +41,8 @@ ROOMS = {
     "arguments": 5,
     "snapshot": 5,
     "encoded": 5,
+    "agreement": 6,
+    "sharing": 6,
     "watching": 6,
     "following": 7,
     "gate": 8,
