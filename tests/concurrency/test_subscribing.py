@@ -277,6 +277,7 @@ def test_callback_that_exits_ends_its_subscription(name: str, monkeypatch: pytes
     with Writer(name, initial=1), Reader(name) as reader:
         stop = reader.subscribe(lambda _old, _new: sys.exit())
         until(lambda: not stop.active, "it has ended")
+        assert reader.get() == 1
 
 
 def test_ended_subscription_holds_no_version(name: str) -> None:

@@ -230,7 +230,7 @@ def test_set_of_a_store_that_does_not_exist_exits_3_and_makes_none(name: str) ->
 def test_set_of_an_empty_store_exits_3(name: str) -> None:
     """There is nothing to change a part of."""
     with Writer(name):
-        refused(3, "set", name, "a", "1")
+        assert "no version has been published" in refused(3, "set", name, "a", "1")
 
 
 def test_value_that_is_no_json_says_how_to_write_it(name: str) -> None:
