@@ -12,6 +12,7 @@ import pytest
 
 sys.path.extend([str(Path(__file__).with_name("soak")), str(Path(__file__).parents[1] / "concurrency")])
 
+import copies
 import soak_checker
 import soak_go
 import soak_history
@@ -90,7 +91,7 @@ def test_soak_tears_loses_and_leaks_nothing(name: str, tmp_path: Path, record_pr
 
 def test_soak_finds_its_mutants(name: str, tmp_path: Path) -> None:
     """Each weakened build of shmcow is caught by a short soak, as what it is."""
-    if soak_mutants.compiler() is None:
+    if copies.compiler() is None:
         pytest.skip("needs a C compiler (Debian: apt-get install gcc libc6-dev)")
     missed = []
     places = soak_mutants.build_all(tmp_path, soak_mutants.MUTANTS)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sysconfig
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[3]
-SOURCES = ROOT / "csrc"
+import copies
 
 
 class Mutant(NamedTuple):
@@ -130,34 +125,7 @@ MUTANTS = (
 )
 
 
-def build_all(directory: Path, compiler: str) -> dict[str, Path]:
+def build_all(directory: Path) -> dict[str, Path]:
     """Build every mutant; returns the directory that holds its package, by name."""
-    flags = ["-std=c11", "-O0", "-fPIC", "-pthread", "-D_GNU_SOURCE", "-DPy_LIMITED_API=0x030B0000"]
-    include = f"-I{sysconfig.get_paths()['include']}"
-    objects = directory / "objects"
-    objects.mkdir()
-
-    def compile_one(source: Path, out: Path) -> None:
-        command = [compiler, *flags, include, f"-I{source.parent}", "-c", str(source), "-o", str(out)]
-        subprocess.run(command, check=True)
-
-    def build_one(number: int) -> tuple[str, Path]:
-        mutant = MUTANTS[number]
-        place = directory / f"mutant{number}"
-        shutil.copytree(ROOT / "shmcow", place / "shmcow", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        shutil.copytree(SOURCES, place / "csrc")
-        text = (place / mutant.file).read_text()
-        assert text.count(mutant.old) == 1, f"the mutant {mutant.name!r} does not fit the source any more"
-        (place / mutant.file).write_text(text.replace(mutant.old, mutant.new))
-        parts = {file.stem: file for file in objects.glob("*.o")}
-        if mutant.build:
-            parts[mutant.build] = place / f"{mutant.build}.o"
-            compile_one(place / "csrc" / f"{mutant.build}.c", parts[mutant.build])
-        library = place / "shmcow" / "_core.abi3.so"
-        command = [compiler, "-shared", "-pthread", *map(str, parts.values()), "-o", str(library)]
-        subprocess.run(command, check=True)
-        return mutant.name, place
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda file: compile_one(file, objects / f"{file.stem}.o"), sorted(SOURCES.glob("*.c"))))
-        return dict(pool.map(build_one, range(len(MUTANTS))))
+    made = [copies.Copy(m.name, (copies.Edit(m.file, m.old, m.new),), m.build) for m in MUTANTS]
+    return {copy.name: place for copy, place in zip(made, copies.build(directory, made), strict=True)}

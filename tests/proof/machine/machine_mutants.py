@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from shmcow import Reader, Snapshot, Writer, draft, snapshot, store, writer
+from shmcow import Reader, Snapshot, Writer, draft, frozen, snapshot, store, writer
 
 
 def expected_is_ignored() -> None:
@@ -71,6 +71,10 @@ def patch_adds_no_key() -> None:
     draft.patched = patched
 
 
+def values_are_not_frozen() -> None:
+    frozen.freeze = lambda value: value
+
+
 def a_reader_misses_each_seventh_version() -> None:
     was = Reader._advance
 
@@ -119,6 +123,7 @@ MUTANTS = (
     rollback_goes_back_by_one_only,
     one_version_too_few_is_retained,
     patch_adds_no_key,
+    values_are_not_frozen,
     a_reader_misses_each_seventh_version,
     destroy_leaves_the_lock_file,
     what_is_half_built_stays,

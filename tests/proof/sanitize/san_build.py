@@ -7,16 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import copies
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-SOURCES = ROOT / "csrc"
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
-PYTHON = ["-DPy_LIMITED_API=0x030B0000", f"-I{sysconfig.get_paths()['include']}"]
+FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 UNDEFINED = re.compile(r"runtime error: .*")
 REPORT = re.compile(r"(runtime error: .*|ERROR: AddressSanitizer: [\w-]+)")
 
@@ -72,44 +70,20 @@ def _library(name: str) -> str:
     return found.stdout.strip()
 
 
-def _command(sources: Path, out: Path, *more: str, warnings: bool = False) -> list[str]:
-    command = ["gcc", "-std=c11", "-O1", "-g", "-fPIC", "-pthread", "-D_GNU_SOURCE", *SANITIZE, f"-I{sources}"]
-    return [*command, *(["-Wall", "-Wextra"] if warnings else ["-w"]), *more, "-o", str(out)]
-
-
 def build_all(directory: Path) -> tuple[Path, list[Path]]:
     """Build the extension as it is, and with each planted bug; returns where the packages are."""
-    objects = directory / "objects"
-    objects.mkdir(parents=True)
-
-    def build_one(number: int) -> Path:
-        place = directory / f"copy{number}"
-        shutil.copytree(ROOT / "shmcow", place / "shmcow", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        parts = {file.stem: file for file in objects.glob("*.o")}
-        if number > 0:
-            bug = PLANTED[number - 1]
-            text = (SOURCES / bug.file).read_text()
-            assert text.count(bug.old) == 1, f"the planted bug {bug.name!r} does not fit the source any more"
-            changed = place / bug.file
-            changed.write_text(text.replace(bug.old, bug.new))
-            parts[changed.stem] = changed.with_suffix(".o")
-            subprocess.run(_command(SOURCES, parts[changed.stem], *PYTHON, "-c", str(changed)), check=True)
-        library = place / "shmcow" / "_core.abi3.so"
-        subprocess.run(_command(SOURCES, library, "-shared", *map(str, parts.values())), check=True)
-        return place
-
-    def compile_one(file: Path) -> None:
-        subprocess.run(_command(SOURCES, objects / f"{file.stem}.o", *PYTHON, "-c", str(file)), check=True)
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_one, sorted(SOURCES.glob("*.c"))))
-        places = list(pool.map(build_one, range(len(PLANTED) + 1)))
+    made = [copies.Copy("as it is")]
+    for bug in PLANTED:
+        edit = copies.Edit(f"csrc/{bug.file}", bug.old, bug.new)
+        made.append(copies.Copy(bug.name, (edit,), bug.file.removesuffix(".c")))
+    places = copies.build(directory, made, FLAGS, cc="gcc")
     return places[0], places[1:]
 
 
 def build_program(file: Path, program: Path, *flags: str) -> Path:
     """Build a C program with the sanitizers."""
-    subprocess.run(_command(SOURCES, program, *flags, str(file), warnings=True), check=True)
+    common = ["-std=c11", "-pthread", "-D_GNU_SOURCE", "-Wall", "-Wextra", *FLAGS]
+    subprocess.run(["gcc", *common, *flags, f"-I{copies.SOURCES}", str(file), "-o", str(program)], check=True)
     return program
 
 

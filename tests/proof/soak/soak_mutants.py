@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sysconfig
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[3]
-SOURCES = ROOT / "csrc"
+import copies
 
 
 class Mutant(NamedTuple):
@@ -21,7 +16,7 @@ class Mutant(NamedTuple):
     Attributes:
         found_as: the kinds of violation that are expected, any of them.
         times: how often the old text is there.
-        more_old, more_new: a second change in the same file.
+        more_old, more_new: a second change in the same file; "": none.
         asked: of the soak that finds it, what is different.
     """
 
@@ -31,9 +26,15 @@ class Mutant(NamedTuple):
     old: str
     new: str
     times: int = 1
-    more_old: str = "    "
-    more_new: str = "    "
+    more_old: str = ""
+    more_new: str = ""
     asked: Mapping[str, float] = MappingProxyType({})
+
+    @property
+    def edits(self) -> tuple[copies.Edit, ...]:
+        """The changes."""
+        second = (copies.Edit(self.file, self.more_old, self.more_new),) if self.more_old else ()
+        return (copies.Edit(self.file, self.old, self.new, self.times), *second)
 
 
 MUTANTS = (
@@ -94,50 +95,18 @@ MUTANTS = (
         "if (held != 0 && !force) {",
         "if (held < 0 && !force) {",
     ),
+    Mutant(
+        "nothing is recovered",
+        ("at rest",),
+        "csrc/shmcow_protocol.h",
+        "    int repaired = 0;\n",
+        "    int repaired = 0;\n    return repaired;\n",
+        asked={"kills": 40, "destroy_every": 1000},
+    ),
 )
-
-
-def compiler() -> str | None:
-    """Return the C compiler, if there is one."""
-    return shutil.which("cc") or shutil.which("gcc")
-
-
-def _command(sources: Path, out: Path, *more: str) -> list[str]:
-    command = [compiler() or "cc", "-std=c11", "-O0", "-fPIC", "-pthread", "-D_GNU_SOURCE"]
-    command += ["-DPy_LIMITED_API=0x030B0000", f"-I{sysconfig.get_paths()['include']}", f"-I{sources}"]
-    return [*command, *more, "-o", str(out)]
 
 
 def build_all(directory: Path, wanted: tuple[Mutant, ...]) -> dict[str, Path]:
     """Build mutants; returns the directory that holds each one's package, by name."""
-    objects = directory / "objects"
-    objects.mkdir()
-
-    def compile_one(file: Path) -> None:
-        subprocess.run(_command(SOURCES, objects / f"{file.stem}.o", "-c", str(file)), check=True)
-
-    def build_one(number: int) -> tuple[str, Path]:
-        mutant = wanted[number]
-        place = directory / f"mutant{number}"
-        for folder, pattern in (("shmcow", "*.py"), ("csrc", "*.[ch]")):
-            for file in (ROOT / folder).rglob(pattern):
-                target = place / file.relative_to(ROOT)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read_bytes())
-        text = (place / mutant.file).read_text()
-        assert text.count(mutant.old) == mutant.times, f"the mutant {mutant.name!r} does not fit the source any more"
-        assert mutant.more_old in text
-        text = text.replace(mutant.old, mutant.new).replace(mutant.more_old, mutant.more_new)
-        (place / mutant.file).write_text(text)
-        parts = {file.stem: file for file in objects.glob("*.o")}
-        if mutant.file.startswith("csrc"):  # all of them are about what writers do
-            parts["core_writer"] = place / "core_writer.o"
-            source = place / "csrc" / "core_writer.c"
-            subprocess.run(_command(place / "csrc", parts["core_writer"], "-c", str(source)), check=True)
-        library = place / "shmcow" / "_core.abi3.so"
-        subprocess.run(_command(SOURCES, library, "-shared", *map(str, parts.values())), check=True)
-        return mutant.name, place
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_one, sorted(SOURCES.glob("*.c"))))
-        return dict(pool.map(build_one, range(len(wanted))))
+    made = [copies.Copy(m.name, m.edits, "core_writer" if m.file.startswith("csrc") else "") for m in wanted]
+    return {copy.name: place for copy, place in zip(made, copies.build(directory, made), strict=True)}

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sysconfig
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import copies
 import sweep_tracer
-
-ROOT = Path(__file__).resolve().parents[3]
-SOURCES = ROOT / "csrc"
 
 
 class Mutant(NamedTuple):
@@ -21,7 +16,7 @@ class Mutant(NamedTuple):
         file: below the root.
         build: the C file to compile anew, "" for a change in Python.
         task: the sweep that must find it.
-        more_old, more_new: a second change that it needs in the same file.
+        more_old, more_new: a second change that it needs in the same file; "": none.
     """
 
     name: str
@@ -30,8 +25,14 @@ class Mutant(NamedTuple):
     new: str
     build: str
     task: dict[str, Any]
-    more_old: str = "    "
-    more_new: str = "    "
+    more_old: str = ""
+    more_new: str = ""
+
+    @property
+    def edits(self) -> tuple[copies.Edit, ...]:
+        """The changes."""
+        second = (copies.Edit(self.file, self.more_old, self.more_new),) if self.more_old else ()
+        return (copies.Edit(self.file, self.old, self.new), *second)
 
 
 def _kill(name: str, where: int = sweep_tracer.KILL_AT_ENTRY) -> dict[str, Any]:
@@ -123,43 +124,7 @@ MUTANTS = (
 )
 
 
-def _command(sources: Path, out: Path, *more: str) -> list[str]:
-    command = [sweep_tracer.compiler() or "cc", "-std=c11", "-O0", "-fPIC", "-pthread", "-D_GNU_SOURCE"]
-    command += ["-DPy_LIMITED_API=0x030B0000", f"-I{sysconfig.get_paths()['include']}", f"-I{sources}"]
-    return [*command, *more, "-o", str(out)]
-
-
 def build_all(directory: Path) -> dict[str, Path]:
     """Build every mutant; returns the directory that holds its package, by name."""
-    objects = directory / "objects"
-    objects.mkdir()
-
-    def compile_one(file: Path) -> None:
-        subprocess.run(_command(SOURCES, objects / f"{file.stem}.o", "-c", str(file)), check=True)
-
-    def build_one(number: int) -> tuple[str, Path]:
-        mutant = MUTANTS[number]
-        place = directory / f"mutant{number}"
-        for folder, pattern in (("shmcow", "*.py"), ("csrc", "*.[ch]")):
-            for file in (ROOT / folder).rglob(pattern):
-                target = place / file.relative_to(ROOT)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read_bytes())
-        text = (place / mutant.file).read_text()
-        assert text.count(mutant.old) == 1, f"the mutant {mutant.name!r} does not fit the source any more"
-        assert mutant.more_old in text
-        text = text.replace(mutant.old, mutant.new).replace(mutant.more_old, mutant.more_new)
-        (place / mutant.file).write_text(text)
-        parts = {file.stem: file for file in objects.glob("*.o")}
-        if mutant.build:
-            changed = place / f"{mutant.build}.o"
-            source = place / "csrc" / f"{mutant.build}.c"
-            subprocess.run(_command(place / "csrc", changed, "-c", str(source)), check=True)
-            parts[mutant.build] = changed
-        library = place / "shmcow" / "_core.abi3.so"
-        subprocess.run(_command(SOURCES, library, "-shared", *map(str, parts.values())), check=True)
-        return mutant.name, place
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compile_one, sorted(SOURCES.glob("*.c"))))
-        return dict(pool.map(build_one, range(len(MUTANTS))))
+    made = [copies.Copy(m.name, m.edits, m.build) for m in MUTANTS]
+    return {copy.name: place for copy, place in zip(made, copies.build(directory, made), strict=True)}
