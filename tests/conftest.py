@@ -43,15 +43,10 @@ def child_pids() -> set[int]:
     return children
 
 
-def pytest_collection_finish() -> None:
-    """Take what is there now out of all later collections: each test ends with one, and there are thousands."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind() -> Iterator[None]:
     """Fail a test that leaves a name in shared memory, a descriptor on it, or a child process."""
+    gc.freeze()  # what is there before the test takes no part in the collections of the test, of which there are thousands
     names, children = shm_names(), child_pids()
     descriptors = set(open_descriptors())
     yield

@@ -13,7 +13,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "csrc"
 COMMON = ("-std=c11", "-fPIC", "-pthread", "-D_GNU_SOURCE", "-w")
-PYTHON = ("-DPy_LIMITED_API=0x030B0000", f"-I{sysconfig.get_paths()['include']}")
+HEADERS = f"-I{sysconfig.get_paths()['include']}"
+PYTHON = ("-DPy_LIMITED_API=0x030B0000", HEADERS)
 
 
 class Edit(NamedTuple):

@@ -91,6 +91,7 @@ def interrupt_call(function: Callable[[], Any], n: int) -> Interrupted:
                 return
             inside = inside.f_back
 
+    callbacks, gc.callbacks[:] = gc.callbacks[:], []  # what is raised in those of others is told there, too
     sys.setprofile(profile)
     try:
         function()
@@ -98,6 +99,7 @@ def interrupt_call(function: Callable[[], Any], n: int) -> Interrupted:
         report.exception = exc
     finally:
         sys.setprofile(None)
+        gc.callbacks[:] = callbacks
     return report
 
 
