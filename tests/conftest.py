@@ -46,7 +46,7 @@ def child_pids() -> set[int]:
 @pytest.fixture(autouse=True)
 def leaves_nothing_behind() -> Iterator[None]:
     """Fail a test that leaves a name in shared memory, a descriptor on it, or a child process."""
-    gc.freeze()  # what is there before the test takes no part in the collections of the test, of which there are thousands
+    gc.freeze()  # takes what is there out of later collections: each test ends with one, and there are thousands
     names, children = shm_names(), child_pids()
     descriptors = set(open_descriptors())
     yield

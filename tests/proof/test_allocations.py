@@ -19,6 +19,8 @@ OPERATIONS = [
     "create with a first version",
     "publish",
     "update, few versions",
+    "rollback, few versions",
+    "attach a writer, few versions",
     "attach a reader",
     "hold",
     "hold an older version",

@@ -16,7 +16,9 @@ import san_build
 
 # What reads and writes shared memory, and what is given back after an error, a fork or a thread.
 TESTS = [
+    "tests/unit/test_snapshot.py",
     "tests/unit/test_writer.py",
+    "tests/unit/test_reader.py",
     "tests/unit/test_corruption.py",
     "tests/unit/test_table.py",
     "tests/unit/test_table_hostile.py",

@@ -108,7 +108,8 @@ def build_all(directory: Path) -> tuple[Path, dict[str, Path]]:
     measured = os.environ.get("SHMCOW_ALLOC_CFLAGS", "").split()  # nightly/coverage measures the sweep, too
     flags = ["-O0", "-fvisibility=hidden", *measured]
     hooks = directory / "alloc_hooks.o"
-    command = [copies.compiler() or "cc", *copies.COMMON, *flags, copies.HEADERS, f"-I{copies.SOURCES}"]  # more than the limited API
+    common = [*copies.COMMON, copies.HEADERS, f"-I{copies.SOURCES}"]  # the hooks want more than the limited API
+    command = [copies.compiler() or "cc", *common, *flags]
     subprocess.run([*command, "-c", str(HERE / "alloc_hooks.c"), "-o", str(hooks)], check=True)
     made = [copies.Copy("as it is"), *(copies.Copy(m.name, (m.edit,), m.changed) for m in MUTANTS)]
     hooked = ["-finstrument-functions", "-Dcalloc=alloc_calloc"]
