@@ -13,7 +13,13 @@ from shmcow.errors import CodecMismatchError, CorruptSegmentError, ShmcowError
 _log = logging.getLogger("shmcow")
 
 
-def agreed_codec(store: _core.Store, given: Codec[Any] | None, type: Any, frozen: bool) -> Codec[Any]:  # noqa: A002
+def agreed_codec(
+    store: _core.Store,
+    given: Codec[Any] | None,
+    type: Any,  # noqa: A002
+    frozen: bool,
+    force: bool = False,
+) -> Codec[Any]:
     """Return the codec to publish with: the one that was given, or what the store has, or MsgPack.
 
     Args:
@@ -21,6 +27,7 @@ def agreed_codec(store: _core.Store, given: Codec[Any] | None, type: Any, frozen
         given: by the user; None: there was none.
         type: of the values, if ``given`` is None; None: plain ones.
         frozen: whether a codec whose values would be mutable is refused.
+        force: whether ``given`` is right whatever the store has.
 
     Raises:
         CodecMismatchError: the store is published with another one.
@@ -37,7 +44,7 @@ def agreed_codec(store: _core.Store, given: Codec[Any] | None, type: Any, frozen
             codec.check_frozen()
     if codec is None:
         codec = codecs.MsgPack(Any if type is None else type)
-    if entry is not None and entry["codec"] != codec.name:
+    if entry is not None and entry["codec"] != codec.name and not force:
         raise CodecMismatchError(
             f"store {store.name} is published with the codec {entry['codec']!r}, found {codec.name!r}: use that one, "
             "another name, or destroy the store first"
@@ -61,7 +68,7 @@ def check_schema(store: _core.Store, codec: Codec[Any]) -> None:
     if bytes(entry["fingerprint"]).strip(b"\0") == codec.fingerprint.strip(b"\0"):
         return
     published = entry["type_name"] or "plain values"
-    if not codec.is_typed:
+    if not codec.is_typed and not isinstance(codec, codecs.Bundle):  # a Bundle looks at each of its parts
         how = "codec" if "(" in published or "[" in published else "type"
         raise CodecMismatchError(
             f"{where} was published as {published}, and this writer has no type to check values with: "

@@ -19,6 +19,11 @@ class Schema(NamedTuple):
     type_name: bytes
 
 
+def schema_of(codec: Codec[Any]) -> Schema:
+    """Return what a version says that is published with a codec."""
+    return Schema(codec.fingerprint, codec.name.encode(), bounded("type", codec.type_name, 88))
+
+
 class EncodedPart(NamedTuple):
     """One part of a value, encoded: views to be written one after the other, and all of it as one."""
 
@@ -103,6 +108,15 @@ def say(message: str, author: str, source: str) -> Said:
     if message == author == source == "":
         return _NOTHING_SAID
     return Said(bounded("message", message, 256), bounded("author", author, 64), bounded("source", source, 128))
+
+
+_FORCED: Final = b" (forced)"
+
+
+def as_forced(said: Said) -> Said:
+    """Say as well that the schema was not compared with what was current."""
+    source = bounded("source", said.source.decode(), 128 - len(_FORCED))
+    return said._replace(source=(source + _FORCED).lstrip())
 
 
 def encode_part(part: Part) -> EncodedPart:

@@ -8,7 +8,7 @@ from typing import Any
 from shmcow import _core, segments
 from shmcow.codecs import Bundle, Codec, StoredPart
 from shmcow.decoding import stored_parts
-from shmcow.encoded import Encoded, EncodedPart, Listed, bounded
+from shmcow.encoded import Encoded, EncodedPart, Listed, Schema, bounded
 from shmcow.errors import CodecMismatchError, CorruptSegmentError, ValidationError
 
 
@@ -20,6 +20,7 @@ class Shared:
 
     def __init__(self, store: _core.Store, entry: dict[str, Any]) -> None:
         self._store = store
+        self._entry = entry
         self._version: int = entry["version"]
         self._entries = {part["name"]: part for part in entry["parts"]}
         self._stored: dict[str, StoredPart] | None = None
@@ -41,6 +42,12 @@ class Shared:
             hold = self._store.hold(self._version)
             self._stored = {part.name: part for part in stored_parts(hold, hold.entry)}
         return self._stored
+
+    def has(self, schema: Schema) -> bool:
+        """Tell whether the version says the same of its type."""
+        there, ours = bytes(self._entry["fingerprint"]).strip(b"\0"), schema.fingerprint.strip(b"\0")
+        names = self._entry["codec"].encode(), bounded("type", self._entry["type_name"], 88)
+        return there == ours and names == (schema.codec, schema.type_name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -99,7 +106,7 @@ def kept_parts(codec: Codec[Any] | None, encoded: Encoded, shared: Shared | None
         CodecMismatchError: a part of the current version would be dropped.
         ValidationError: a part was neither given nor ever published.
     """
-    if not isinstance(codec, Bundle):
+    if codec is None or codec.name != Bundle.name:
         return []
     given = {part.stored.name for part in encoded.parts}
     others = [name for name in shared or () if name not in given]
@@ -108,7 +115,8 @@ def kept_parts(codec: Codec[Any] | None, encoded: Encoded, shared: Shared | None
             f"the part {others[0]!r} of store {store} would be dropped, and readers may need it: name it in the "
             "Bundle, or publish some of the parts with publish_parts"
         )
-    missing = [name for name in codec.codecs if name not in given and name not in others]
+    declared = codec.codecs if isinstance(codec, Bundle) else ()
+    missing = [name for name in declared if name not in given and name not in others]
     if missing:
         raise ValidationError(f"the part {missing[0]!r} was never published: give it, too")
     return others
@@ -131,6 +139,14 @@ def list_parts(given: list[EncodedPart], shared: Shared | None, kept: list[str],
         order += [name for name in listed if name not in shared]
         return tuple(listed.get(name) or shared.again(name) for name in order)
     return tuple(listed.values())
+
+
+def repeats(store: _core.Store, schema: Schema, encoded: Encoded) -> bool:
+    """Tell whether the current version has these very bytes and this schema. Call it under the writer lock."""
+    shared = Shared.of(store)
+    if shared is None or not shared.has(schema) or list(shared) != [part.name.decode() for part in encoded.parts]:
+        return False
+    return all(segment != 0 for _, segment, *_ in list_parts(encoded.parts, shared, [], False))
 
 
 def listed_again(part: dict[str, Any]) -> Listed:

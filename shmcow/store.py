@@ -201,7 +201,7 @@ class Keeper:
                         raise
                     self.created = _create(self.name, self._settings, self._former) or self.created
                     continue
-                self._check_owner(store)
+                check_owner(store)
                 self._former = Permissions(store.mode, store.uid, store.gid)
                 self._store, self._core = store, None
             if self._core is None:
@@ -217,14 +217,6 @@ class Keeper:
                 self._forget()
                 continue
             return self._store, self._core
-
-    def _check_owner(self, store: _core.Store) -> None:
-        euid = os.geteuid()
-        if euid not in (0, store.uid):
-            raise NotOwnerError(
-                f"store {self.name} belongs to user {store.uid}, this process runs as user {euid}: "
-                "only its owner (or root) may write it"
-            )
 
     def _forget(self) -> None:
         self._store = self._core = None
@@ -374,6 +366,20 @@ class Turn(_core.TurnGuard):
         swept = segments.sweep(self.store.name, self.store.epoch, listed, self.store.uid, self.store.named)
         self.core.count(COUNTERS.index("swept"), len(swept))
         return len(swept)
+
+
+def check_owner(store: _core.Store) -> None:
+    """Refuse a store that this process may not write.
+
+    Raises:
+        NotOwnerError: it belongs to another user, and this is not root.
+    """
+    euid = os.geteuid()
+    if euid not in (0, store.uid):
+        raise NotOwnerError(
+            f"store {store.name} belongs to user {store.uid}, this process runs as user {euid}: "
+            "only its owner (or root) may write it"
+        )
 
 
 def _lock_file_lost(store: _core.Store) -> bool:

@@ -14,7 +14,7 @@ from shmcow.agreement import agreed_codec, check_schema
 from shmcow.arguments import check_count, check_group, check_mode, check_version, given_codec
 from shmcow.codecs import Bundle, Codec
 from shmcow.decoding import Decoding
-from shmcow.encoded import Encoded, Said, Schema, bounded, prove, say
+from shmcow.encoded import Encoded, Said, Schema, as_forced, bounded, prove, say, schema_of
 from shmcow.errors import (
     ClosedError,
     CodecMismatchError,
@@ -32,7 +32,7 @@ from shmcow.errors import (
 )
 from shmcow.holders import name_holders
 from shmcow.segments import check_name
-from shmcow.sharing import Shared, kept_parts, list_parts, listed_whole
+from shmcow.sharing import Shared, kept_parts, list_parts, listed_whole, repeats
 from shmcow.snapshot import Snapshot, load
 from shmcow.store import COUNTERS, Keeper, Settings, Turn, check_timeout, end
 from shmcow.validators import check as check_validators
@@ -83,6 +83,9 @@ class Writer(Generic[T]):
         lock_timeout: how long to wait for another writer, in seconds.
         freeze: False allows mutable Struct types.
         verify: write a CRC for payloads above 1 MiB too (smaller ones always have one).
+        force: publish also what does not follow from what is current: with another codec, another type or none, or
+            without some of its parts. Readers that cannot use it keep their last good value. The source that is kept
+            with each version then ends in "(forced)".
 
     Attributes:
         created: whether this Writer made the store.
@@ -125,6 +128,7 @@ class Writer(Generic[T]):
         lock_timeout: float = ...,
         freeze: bool = ...,
         verify: bool = ...,
+        force: bool = ...,
     ) -> None: ...
     @overload
     def __init__(
@@ -142,6 +146,7 @@ class Writer(Generic[T]):
         lock_timeout: float = ...,
         freeze: bool = ...,
         verify: bool = ...,
+        force: bool = ...,
     ) -> None: ...
     @overload
     def __init__(
@@ -158,6 +163,7 @@ class Writer(Generic[T]):
         lock_timeout: float = ...,
         freeze: bool = ...,
         verify: bool = ...,
+        force: bool = ...,
     ) -> None: ...
     def __init__(
         self,
@@ -175,10 +181,12 @@ class Writer(Generic[T]):
         lock_timeout: float = 5.0,
         freeze: bool = True,
         verify: bool = False,
+        force: bool = False,
     ) -> None:
         self._name = check_name(name)
         self._freeze = freeze
         self._verify = verify
+        self._force = force
         self._validators = check_validators(validators)
         self._codec = given_codec(type, codec, freeze)
         self._schema: Schema | None = None  # what the codec says of itself, asked once
@@ -195,7 +203,7 @@ class Writer(Generic[T]):
         first = self._encode(initial) if initial is not _MISSING and self._codec is not None else None
         self._keeper = Keeper(name, settings, lock_timeout)
         self._store, _ = self._keeper.attach(create=create)
-        self._codec = agreed_codec(self._store, self._codec, type, freeze)
+        self._codec = agreed_codec(self._store, self._codec, type, freeze, force)
         self._configure(settings)
         self._warn_of_permissions(mode, settings)
         if initial is not _MISSING and self._store.word == 0:
@@ -236,7 +244,14 @@ class Writer(Generic[T]):
     # ---- publishing ----
 
     def publish(
-        self, value: T, *, expected: int | None = None, message: str = "", author: str = "", source: str = ""
+        self,
+        value: T,
+        *,
+        expected: int | None = None,
+        message: str = "",
+        author: str = "",
+        source: str = "",
+        if_changed: bool = False,
     ) -> int:
         """Publish a value as the new current version.
 
@@ -249,9 +264,10 @@ class Writer(Generic[T]):
             message: why (at most 256 bytes of UTF-8 are kept).
             author: who (64 bytes).
             source: from what (128 bytes).
+            if_changed: publish nothing if the current version has these very bytes and this type.
 
         Returns:
-            The new version.
+            The new version; with ``if_changed`` the current one, if nothing changed.
 
         Raises:
             ValidationError: the value does not encode, does not fit the type, or was refused by a validator.
@@ -267,9 +283,7 @@ class Writer(Generic[T]):
         said = say(message, author, source)
         if expected is not None:
             check_version("expected", expected, 0)
-        encoded = self._encode(value)
-        with self._turn(recreate=expected is None) as turn:
-            return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected)
+        return self._publish(self._encode(value), said, expected, if_changed)[0]
 
     def update(self, function: Callable[[T], T], *, message: str = "", author: str = "", source: str = "") -> int:
         """Replace the current value by ``function(current value)``, under the writer lock: no update is ever lost.
@@ -594,6 +608,15 @@ class Writer(Generic[T]):
     def _load(self, hold: _core.Hold) -> Snapshot[T]:
         return load(hold, Decoding(self._codec, freeze=self._freeze, verify=self._verify))
 
+    def _publish(self, encoded: Encoded, said: Said, expected: int | None, if_changed: bool) -> tuple[int, bool]:
+        """Publish what is encoded; returns the version that is current now, and whether it is a new one."""
+        with self._turn(recreate=expected is None) as turn:
+            if if_changed and expected in (None, turn.store.version):
+                self._adopt_store(turn)
+                if repeats(turn.store, self._own_schema(), encoded):
+                    return turn.store.version, False
+            return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected), True
+
     def _commit_new(self, turn: Turn, value: Any, said: Said, who: str) -> int:
         turn.check_still_ours()
         if value is None:
@@ -609,11 +632,12 @@ class Writer(Generic[T]):
             turn.core.count(_CONFLICTS, 1)
             raise VersionConflictError(expected, current)
         assert self._codec is not None
-        if current != self._fits and current != 0:
+        if current != self._fits and current != 0 and not self._force:
             check_schema(turn.store, self._codec)
-        several = isinstance(self._codec, Bundle) or len(encoded.parts) > 1
+        several = self._codec.name == Bundle.name or len(encoded.parts) > 1
         shared = Shared.of(turn.store) if several and current != 0 else None
-        kept = kept_parts(self._codec, encoded, shared, self._name)
+        forced = self._force and not encoded.some
+        kept = [] if forced else kept_parts(self._codec, encoded, shared, self._name)
         if self._validators:
             self._validate(turn, encoded, kept, shared)
         parts = list_parts(encoded.parts, shared, kept, self._verify)
@@ -621,7 +645,7 @@ class Writer(Generic[T]):
             shared.let_go()
         turn.check_still_ours()
         try:
-            version = turn.core.publish(0, self._own_schema(), said, parts)
+            version = turn.core.publish(0, self._own_schema(), as_forced(said) if self._force else said, parts)
         except OutOfSharedMemoryError as exc:
             raise OutOfSharedMemoryError(f"{exc.strerror} ({self._figures(turn.store, encoded)})") from exc
         self._fits = version
@@ -638,10 +662,8 @@ class Writer(Generic[T]):
 
     def _own_schema(self) -> Schema:
         if self._schema is None:
-            codec = self._codec
-            assert codec is not None
-            type_name = bounded("type", codec.type_name, 88)
-            self._schema = Schema(codec.fingerprint, codec.name.encode(), type_name)
+            assert self._codec is not None
+            self._schema = schema_of(self._codec)
         return self._schema
 
     def _commit_shared(self, turn: Turn, entry: dict[str, Any], said: Said) -> int:

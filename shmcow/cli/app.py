@@ -23,11 +23,15 @@ __all__ = ["COMMANDS", "app", "run"]
 
 COMMANDS: Final = {
     "demo": "shmcow.cli.demo.command",
+    "export": "shmcow.cli.export",
     "get": "shmcow.cli.get",
     "history": "shmcow.cli.history",
+    "import": "shmcow.cli.import_",
     "ls": "shmcow.cli.ls",
+    "publish": "shmcow.cli.publish",
     "set": "shmcow.cli.set",
     "stat": "shmcow.cli.stat",
+    "unset": "shmcow.cli.unset",
 }
 
 

@@ -5,16 +5,16 @@ A path names keys as they are stored (as in the JSON of the value), whatever cla
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
-from shmcow import codecs, frozen
+from shmcow import codecs
 from shmcow.cli.exits import PathNotFoundError
 from shmcow.cli.text import shortened
+from shmcow.documents import fields_of
 from shmcow.errors import DecodeError, ValidationError
 
-__all__ = ["parse_path", "part", "replaced", "replaced_typed"]
+__all__ = ["parse_path", "part", "removed", "removed_typed", "replaced", "replaced_typed"]
 
 _SHOWN = 12  # keys named in a message
 
@@ -75,7 +75,23 @@ def replaced(value: Any, steps: tuple[str, ...], new: Any) -> Any:
 
     Concurrency: pure.
     """
-    return _replaced(value, steps, 0, new)
+    return _changed(value, steps, 0, lambda parent, key: _with(parent, key, new))
+
+
+def removed(value: Any, steps: tuple[str, ...]) -> Any:
+    """Return a value without one part; the value itself is left as it is.
+
+    Args:
+        value: made of dicts, lists and scalars.
+        steps: the path, at least one step; in a list what follows moves up.
+
+    Raises:
+        PathNotFoundError: there is no such part; says what there is.
+
+    Concurrency: pure.
+    """
+    part(value, steps)
+    return _changed(value, steps, 0, _without)
 
 
 def replaced_typed(value: Any, steps: tuple[str, ...], new: Any, codec: codecs.Codec[Any]) -> Any:
@@ -93,11 +109,41 @@ def replaced_typed(value: Any, steps: tuple[str, ...], new: Any, codec: codecs.C
 
     Concurrency: pure.
     """
+    if isinstance(value, codecs.BundleView) and len(steps) == 1:
+        _check_part(value, steps)
+        return value._replace(**{steps[0]: new})
+    return _changed_typed(value, steps, codec, lambda stored, inside: replaced(stored, inside, new))
+
+
+def removed_typed(value: Any, steps: tuple[str, ...], codec: codecs.Codec[Any]) -> Any:
+    """Return a value of any class without one part of its stored form; a field then has its default.
+
+    Args:
+        value, steps, codec: as for ``replaced_typed``.
+
+    Raises:
+        PathNotFoundError: there is no such part.
+        ValidationError: the result does not fit the type, or the part is one of a bundle, which keeps its parts.
+
+    Concurrency: pure.
+    """
+    if isinstance(value, codecs.BundleView) and len(steps) == 1:
+        _check_part(value, steps)
+        raise ValidationError(f"the part {steps[0]!r} of a bundle cannot be removed: its readers may need it")
+    return _changed_typed(value, steps, codec, removed)
+
+
+def _changed_typed(
+    value: Any, steps: tuple[str, ...], codec: codecs.Codec[Any], change: Callable[[Any, tuple[str, ...]], Any]
+) -> Any:
     if isinstance(value, codecs.BundleView):
-        return _replaced_part(value, steps, new)
+        _check_part(value, steps)
+        name, *inside = steps
+        codec = codecs.for_name(value._codec_of(name))
+        return value._replace(**{name: _changed_typed(getattr(value, name), tuple(inside), codec, change)})
     plain = codecs.for_name(codec.name)
     stored = plain.decode_parts([_stored(part) for part in codec.encode_parts(value)])
-    changed = replaced(stored, steps, new)
+    changed = change(stored, steps)
     if codec.type is Any:
         return changed
     try:
@@ -108,32 +154,37 @@ def replaced_typed(value: Any, steps: tuple[str, ...], new: Any, codec: codecs.C
     return result
 
 
-def _replaced_part(view: codecs.BundleView, steps: tuple[str, ...], new: Any) -> codecs.BundleView:
-    name, *inside = steps
-    if name not in view:
+def _check_part(view: codecs.BundleView, steps: tuple[str, ...]) -> None:
+    if steps[0] not in view:
         raise _missing(steps, 0, f"known keys: {_listed(view)}")
-    if inside:
-        codec = codecs.for_name(view._codec_of(name))
-        new = replaced_typed(getattr(view, name), tuple(inside), new, codec)
-    return view._replace(**{name: new})
 
 
 def _stored(part: codecs.Part) -> codecs.StoredPart:
     return codecs.StoredPart(memoryview(b"".join(part.buffers)), part.name, part.codec)
 
 
-def _replaced(value: Any, steps: tuple[str, ...], depth: int, new: Any) -> Any:
+def _with(parent: Any, key: Any, new: Any) -> Any:
+    if isinstance(parent, dict):
+        return {**parent, key: new}
+    return [*parent[:key], new, *parent[key + 1 :]]
+
+
+def _without(parent: Any, key: Any) -> Any:
+    if isinstance(parent, dict):
+        return {known: item for known, item in parent.items() if known != key}
+    return [*parent[:key], *parent[key + 1 :]]
+
+
+def _changed(value: Any, steps: tuple[str, ...], depth: int, change: Callable[[Any, Any], Any]) -> Any:
     last = depth == len(steps) - 1
     if isinstance(value, dict):
         key = _key(value, steps[depth])
         if key not in value and not last:
             raise _missing(steps, depth, f"known keys: {_listed(value)}")
-        return {**value, key: new if last else _replaced(value[key], steps, depth + 1, new)}
+        return change(value, key) if last else _with(value, key, _changed(value[key], steps, depth + 1, change))
     if isinstance(value, (list, tuple)):
         index = _index(steps, depth, len(value))
-        copy = list(value)
-        copy[index] = new if last else _replaced(copy[index], steps, depth + 1, new)
-        return copy
+        return change(value, index) if last else _with(value, index, _changed(value[index], steps, depth + 1, change))
     raise _missing(steps, depth, f"{_where(steps, depth)} is {_kind(value)}, which has no parts")
 
 
@@ -194,24 +245,10 @@ def _check_field(value: Any, steps: tuple[str, ...]) -> None:
         elif isinstance(value, (list, tuple)) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]
         else:
-            fields = _fields(value)
+            fields = fields_of(value)
             if fields is None:
                 return
             if step not in fields:
                 names = [name for name in fields if not name.isdecimal()] or list(fields)
                 raise _missing(steps, depth, f"the fields of {type(value).__qualname__} are {_listed(names)}")
             value = getattr(value, fields[step], None)
-
-
-def _fields(value: Any) -> dict[str, str] | None:
-    """Steps that an instance takes -> its attributes; None: it is no class with fields."""
-    if isinstance(value, msgspec.Struct):
-        if value.__struct_config__.array_like:
-            shift = value.__struct_config__.tag is not None
-            return {str(n + shift): name for n, name in enumerate(value.__struct_fields__)}
-        fields = dict(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
-        if value.__struct_config__.tag_field is not None:
-            fields.setdefault(value.__struct_config__.tag_field, "")
-        return fields
-    form = frozen.shape(type(value))
-    return None if form is None else {name: name for name in form.fields}

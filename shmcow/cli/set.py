@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,9 +11,10 @@ import msgspec
 from shmcow import Writer, codecs, describe
 from shmcow.cli import params, paths
 from shmcow.cli.text import shortened
+from shmcow.cli.versions import print_version, version_options
 from shmcow.errors import CodecMismatchError
 
-__all__ = ["command"]
+__all__ = ["change_part", "command", "steps_of"]
 
 
 # A VALUE such as -5 is no option.
@@ -24,12 +26,25 @@ __all__ = ["command"]
 @click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="The type of the store's values.")
 @click.option("--message", default="", help="Why; kept with the version.")
 @click.option("--author", default="", help="Who; kept with the version.")
-def command(name: str, path: str, value: str, string: bool, type_: Any, message: str, author: str) -> None:
+@click.option("--force", is_flag=True, help="Publish without the type, too; the version's source says so.")
+@version_options
+def command(
+    name: str,
+    path: str,
+    value: str,
+    string: bool,
+    type_: Any,
+    message: str,
+    author: str,
+    force: bool,
+    form: str | None,
+    as_json: bool,
+) -> None:
     """Replace one part of the value of store NAME, and print the new version.
 
     PATH names the part: keys and indexes joined by dots, such as db.pool.size or hosts.0, or a JSON pointer. VALUE is
     JSON. What other writers change at the same time is kept. A dict's last key may be a new one. Tables and bytes are
-    published by programs.
+    published as a whole, with shmcow publish.
 
     A store that was published with a type needs --type, which imports that module: it must be one that can be imported.
 
@@ -40,12 +55,19 @@ def command(name: str, path: str, value: str, string: bool, type_: Any, message:
       shmcow set app-config banner 'Back at noon' --string
       shmcow set orders limits.max 10 --type shop.config:Limits
     """
+    steps = steps_of(path)
+    new = value if string else _from_json(value)
+    said = {"message": message, "author": author, "source": "shmcow set"}
+    version = change_part(name, type_, force, said, lambda old, codec: paths.replaced_typed(old, steps, new, codec))
+    print_version(version, form, as_json)
+
+
+def steps_of(path: str) -> tuple[str, ...]:
+    """Return the steps of a PATH that was typed."""
     try:
-        steps = paths.parse_path(path)
+        return paths.parse_path(path)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="PATH") from exc
-    new = value if string else _from_json(value)
-    click.echo(_set(name, steps, new, type_, {"message": message, "author": author, "source": "shmcow set"}))
 
 
 def _from_json(text: str) -> Any:
@@ -66,17 +88,21 @@ def _check_codec(name: str) -> None:
     if current and current[0] not in ("msgpack", "json", "bundle"):
         raise CodecMismatchError(
             f"store {name} is published with the codec {current[0]!r}, and only values of msgpack and json, and such "
-            "parts of a bundle, can be changed here: publish it from a program"
+            "parts of a bundle, can be changed here: publish it as a whole"
         )
 
 
-def _set(name: str, steps: tuple[str, ...], new: Any, type_: Any, said: dict[str, str]) -> int:
-    with Writer(name, type=type_, create=False) as writer:
+def change_part(
+    name: str, type_: Any, force: bool, said: dict[str, str], change: Callable[[Any, codecs.Codec[Any]], Any]
+) -> int:
+    """Replace the value of a store by ``change(value, codec)``, under the writer lock; returns the new version."""
+    with Writer(name, type=type_, create=False, force=force) as writer:
         _check_codec(name)
         codec = codecs.for_name(writer.snapshot().codec, Any if type_ is None else type_)
         try:
-            return writer.update(lambda old: paths.replaced_typed(old, steps, new, codec), **said)
+            return writer.update(lambda old: change(old, codec), **said)
         except CodecMismatchError as exc:
             if type_ is not None:
                 raise
-            raise CodecMismatchError(f"{exc} (here: shmcow set ... --type MODULE:CLASS)") from exc
+            verb = said["source"]
+            raise CodecMismatchError(f"{exc} (here: {verb} ... --type MODULE:CLASS)") from exc

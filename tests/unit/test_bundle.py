@@ -470,3 +470,13 @@ def test_a_part_that_cannot_be_read_cannot_be_published_elsewhere(name: str, wri
             other.publish(view)
         other.destroy()
     assert writer.version == 1
+
+
+def test_parts_without_types_may_be_added(name: str) -> None:
+    """A bundle whose parts have no types to compare may get another part, and keeps what it had."""
+    with Writer(name, codec=Bundle(a=Raw()), initial={"a": b"1"}):
+        pass
+    with Writer(name, codec=Bundle(a=Raw(), b=Raw())) as writer:
+        assert writer.publish_parts(b=b"2") == 2
+    both = Reader(name, codec=Bundle(a=Raw(), b=Raw())).get()
+    assert (bytes(both.a), bytes(both.b)) == (b"1", b"2")

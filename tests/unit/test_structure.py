@@ -40,6 +40,7 @@ ROOMS = {
     "aio": 5,
     "arguments": 5,
     "snapshot": 5,
+    "documents": 5,
     "encoded": 5,
     "agreement": 6,
     "sharing": 6,
@@ -49,9 +50,11 @@ ROOMS = {
     "inspect": 8,
     "reader": 8,
     "writer": 8,
+    "publishing": 9,
+    "files": 10,
 }
 # The C helper takes its exceptions from errors; its stub names what it calls back.
-LAST = 9
+LAST = 11
 
 
 def modules() -> dict[str, Path]:

@@ -1,0 +1,244 @@
+"""``shmcow publish``: a new version out of a file."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Final
+
+import click
+
+from shmcow import documents, publishing
+from shmcow.arguments import check_group, check_mode
+from shmcow.cli import params
+from shmcow.cli.inputs import opened
+from shmcow.cli.output import size
+from shmcow.cli.progress import bar
+from shmcow.cli.text import printable
+from shmcow.cli.versions import print_version, version_options
+from shmcow.codecs import Codec, IPTable
+from shmcow.documents import Progress
+from shmcow.errors import CodecMismatchError
+from shmcow.publishing import Published
+from shmcow.store import Settings
+
+__all__ = ["command", "settings_of", "tell", "with_hint"]
+
+_KEYS: Final[dict[str, type]] = {"str": str, "int": int, "bytes": bytes}
+_TABLE_OPTIONS: Final = ("key", "columns", "key_type", "delimiter", "header", "ip")
+
+
+@click.command("publish")
+@click.argument("name", type=params.STORE)
+@click.argument("path", metavar="FILE")
+@click.option("--format", "form_in", type=click.Choice(documents.FORMATS), help="Default: by FILE's suffix; - is JSON.")
+@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="Of the values; or a codec object.")
+@click.option("--key", metavar="COLUMN", help="CSV: the column of the keys; with --ip of networks, or FIRST,LAST.")
+@click.option("--columns", metavar="COLUMN,...", help="CSV: what becomes the value. Default: the other columns.")
+@click.option("--key-type", type=click.Choice(list(_KEYS)), help="CSV: of the keys. Default: as the store has, or str.")
+@click.option("--delimiter", metavar="CHAR", help="CSV: default: a comma; in .tsv a tab.")
+@click.option(
+    "--header/--no-header", default=None, help="CSV: whether the first row names the columns. Default: if --key does."
+)
+@click.option("--ip", is_flag=True, help="CSV: make a table of IP networks or ranges.")
+@click.option(
+    "--validate",
+    "checks",
+    type=params.TYPE,
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="Called as (old, new); raises to refuse.",
+)
+@click.option("--expected", type=click.IntRange(min=0), help="Publish only if this version is current (0: none is).")
+@click.option("--if-changed", is_flag=True, help="Publish nothing if the bytes are those of the current version.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would happen, and publish nothing.")
+@click.option(
+    "--force", is_flag=True, help="Publish also what readers may not be able to read; the version's source says so."
+)
+@click.option("--no-create", is_flag=True, help="Do not make a store that does not exist.")
+@click.option("--mode", metavar="OCTAL", help="Permissions of a new store: 600 (the default), 640, 604 or 644.")
+@click.option("--group", help="Group of a new store.")
+@click.option("--message", default="", help="Why; kept with the version.")
+@click.option("--author", default="", help="Who; kept with the version.")
+@version_options
+def command(
+    name: str,
+    path: str,
+    form_in: str | None,
+    type_: Any,
+    checks: tuple[Any, ...],
+    expected: int | None,
+    if_changed: bool,
+    dry_run: bool,
+    force: bool,
+    no_create: bool,
+    mode: str | None,
+    group: str | None,
+    message: str,
+    author: str,
+    form: str | None,
+    as_json: bool,
+    **table: Any,
+) -> None:
+    """Publish what is in FILE as a new version of store NAME, and print its number.
+
+    FILE is JSON, TOML, YAML, MessagePack (.msgpack), CSV (.csv, .tsv, also packed as .gz), a MaxMind DB (.mmdb) or
+    bytes (.bin, .raw); - is standard input. A store that does not exist is made.
+
+    A CSV file becomes a table: --key names the column of the keys, by its name in the header, or by its number from 0;
+    one more column is the value, several are a dict. With --ip it is a table of networks or ranges.
+
+    A store that was published with a type needs --type, which imports that module. For a table it is the type of the
+    values (builtins:str for texts); for a bundle, a codec object.
+
+    \b
+    Examples:
+      shmcow publish app-config config.toml --message "raise timeout"
+      shmcow publish orders limits.json --type shop.config:Limits --expected 7
+      shmcow publish countries countries.csv --key code --columns name
+      shmcow publish geo geo.csv --ip --key network
+      curl -s https://flags.example/all | shmcow publish flags - --if-changed
+    """
+    form_in = form_in or _format(path)
+    if form_in != "csv":
+        given = [option for option in _TABLE_OPTIONS if table[option]]
+        if given:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} is for CSV, and {printable(path)} is {form_in}")
+    for check in checks:
+        if not callable(check):
+            raise click.BadParameter(f"{printable(repr(check))} is no function", param_hint="--validate")
+    settings = settings_of(mode, group)
+    with opened(path) as file, bar(f"reading {printable(path)}") as progress:
+        try:
+            codec, value = _read(name, file, path, form_in, type_, force, table, progress)
+            published = publishing.publish(
+                name,
+                value,
+                codec=codec,
+                expected=expected,
+                message=message,
+                author=author,
+                source=f"shmcow publish {path}",
+                validators=checks,
+                create=not no_create,
+                settings=settings,
+                if_changed=if_changed,
+                dry_run=dry_run,
+                force=force,
+            )
+        except ImportError as exc:
+            raise click.UsageError(str(exc)) from exc
+        except CodecMismatchError as exc:
+            raise with_hint(exc, type_) from exc
+    tell(name, published, dry_run, form, as_json)
+
+
+def with_hint(exc: CodecMismatchError, type_: Any) -> CodecMismatchError:
+    """Say which options there are where a codec or type does not follow from what is current."""
+    first = "" if type_ is not None else "--type MODULE:CLASS gives the type, or a codec object; "
+    return CodecMismatchError(f"{exc} (here: {first}--force publishes all the same)")
+
+
+def _format(path: str) -> str:
+    if path == "-":
+        return "json"
+    form = documents.format_of(path)
+    if form is None:
+        raise click.UsageError(
+            f"the name {printable(path)} does not say what it is: give --format {'|'.join(documents.FORMATS)}"
+        )
+    return form
+
+
+def settings_of(mode: str | None, group: str | None) -> Settings:
+    """Return what ``--mode`` and ``--group`` ask of a new store."""
+    try:
+        return Settings(None if mode is None else check_mode(int(mode, 8)), check_group(_gid(group)))
+    except ValueError as exc:
+        raise click.BadParameter(printable(str(exc)), param_hint="--mode, --group") from exc
+
+
+def _gid(group: str | None) -> int | str | None:
+    return int(group) if group is not None and group.isdecimal() else group
+
+
+def _read(
+    name: str,
+    file: io.BufferedReader,
+    path: str,
+    form: str,
+    type_: Any,
+    force: bool,
+    table: dict[str, Any],
+    progress: Progress | None,
+) -> tuple[Codec[Any], Any]:
+    where = "standard input" if path == "-" else path
+    if form == "csv":
+        return _read_rows(name, file, where, type_, table, progress)
+    codec = publishing.codec_for(name, type_, form, force=force)
+    data = documents.contents(file, progress)
+    if form in ("raw", "mmdb"):
+        return codec, data
+    typed = codec if codec.name in ("msgpack", "json") else None
+    return codec, documents.parse(data, form, where=where, codec=typed)
+
+
+def _read_rows(
+    name: str, file: io.BufferedReader, where: str, type_: Any, table: dict[str, Any], progress: Progress | None
+) -> tuple[Codec[Any], Any]:
+    kind = table["key_type"]
+    codec = publishing.table_for(name, type_, _KEYS[kind] if kind else None, ip=table["ip"])
+    if not table["key"] and not table["ip"]:
+        raise click.UsageError("a table needs --key COLUMN: whose values are the keys (with --ip: the networks)")
+    delimiter = table["delimiter"] or ("\t" if ".tsv" in where[-7:].lower() else ",")
+    try:
+        rows = documents.csv_rows(
+            file,
+            where=where,
+            key=_columns(table["key"]),
+            columns=_columns(table["columns"]) or None,
+            key_type=str if isinstance(codec, IPTable) else codec.key,
+            values=codec.value if isinstance(codec, IPTable) else codec.values,
+            delimiter="\t" if delimiter == "\\t" else delimiter,
+            header=table["header"],
+            ip=table["ip"],
+            progress=progress,
+        )
+    except ValueError as exc:
+        raise click.UsageError(printable(str(exc))) from exc
+    return codec, rows
+
+
+def _columns(given: str | None) -> list[int | str]:
+    names = [name.strip() for name in given.split(",")] if given else []
+    return [int(name) if name.isdecimal() else name for name in names]
+
+
+def tell(name: str, published: Published, dry_run: bool, form: str | None, as_json: bool, **more: Any) -> None:
+    """Print the version, and say what became of the store."""
+    what = f"{size(published.size_bytes)} of {published.codec}"
+    if published.type_name:
+        what += f" ({printable(published.type_name)})"
+    if dry_run and not (as_json or form == "json"):
+        if published.changed:
+            made = ", and make the store" if published.created else ""
+            click.echo(f"would publish version {published.version} of {name}: {what}{made}")
+        else:
+            click.echo(f"would publish nothing: version {published.version} of {name} has these bytes")
+        return
+    if not dry_run:
+        if published.created:
+            click.echo(f"made the store {name}", err=True)
+        if not published.changed:
+            click.echo(f"nothing changed: version {published.version} of {name} has these bytes", err=True)
+    print_version(
+        published.version,
+        form,
+        as_json,
+        changed=published.changed,
+        created=published.created,
+        dry_run=dry_run,
+        size_bytes=published.size_bytes,
+        codec=published.codec,
+        type_name=published.type_name,
+        **more,
+    )
