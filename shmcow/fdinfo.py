@@ -90,3 +90,37 @@ def describe_process(pid: int) -> str:
         return f"pid {pid} ({shown}, {process.status()}{mine})"
     except Exception:
         return f"pid {pid}"
+
+
+def locks_shown(path: str) -> list[tuple[int, int]]:
+    """Return the (first, last) bytes of every read lock on a file, whoever has it: /proc/locks tells of all processes.
+
+    Raises:
+        OSError: there is no such file, or no /proc/locks.
+    """
+    st = os.stat(path)
+    file = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}"
+    with open("/proc/locks") as shown:
+        lines = [line.split() for line in shown if file in line]
+    return [
+        (int(words[-2]), (1 << 63) - 1 if words[-1] == "EOF" else int(words[-1]))
+        for words in lines
+        if file in words and "READ" in words and "->" not in words  # an arrow: it waits for its lock
+    ]
+
+
+def refused(of: Iterable[int]) -> int:
+    """Count the processes that this user may not look into.
+
+    Args:
+        of: pids of the processes; who has gone is not counted.
+    """
+    count = 0
+    for pid in of:
+        try:
+            os.listdir(f"/proc/{pid}/fdinfo")
+        except PermissionError:
+            count += 1
+        except OSError:
+            continue
+    return count

@@ -32,10 +32,11 @@ def holders_of(stores: Iterable[_core.Store]) -> dict[str, list[Holder]]:
     found: dict[str, dict[int, list[tuple[int, int]]]] = {store.prefix: {} for store in stores}
     for path, lock in locks_on_any([prefix + "holds" for prefix in found], pids()):
         found[path.removesuffix("holds")].setdefault(lock.pid, []).append((lock.first, lock.last))
-    return {prefix: [_holder(pid, ranges) for pid, ranges in by_pid.items()] for prefix, by_pid in found.items()}
+    return {prefix: [holder_of(pid, ranges) for pid, ranges in by_pid.items()] for prefix, by_pid in found.items()}
 
 
-def _holder(pid: int, ranges: list[tuple[int, int]]) -> Holder:
+def holder_of(pid: int, ranges: list[tuple[int, int]]) -> Holder:
+    """Tell what the locks of a process on a store's holds file mean: (first, last) bytes of each."""
     return Holder(pid, _within(ranges, _core.HELD_AT), _within(ranges, _core.SEEN_AT))
 
 

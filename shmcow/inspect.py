@@ -10,11 +10,28 @@ import datetime
 from typing import Any
 
 from shmcow import _core, segments
+from shmcow.differ import Change, Difference, Sealed, diff
 from shmcow.errors import ShmcowError, StoreNotFoundError
 from shmcow.holders import holders_of
+from shmcow.readership import Hidden, ReaderProcess, ReadersReport, readers
 from shmcow.store import COUNTERS, STATES
 
-__all__ = ["Generation", "Overview", "StoreReport", "describe", "list_stores", "overview"]
+__all__ = [
+    "Change",
+    "Difference",
+    "Generation",
+    "Hidden",
+    "Overview",
+    "ReaderProcess",
+    "ReadersReport",
+    "Sealed",
+    "StoreReport",
+    "describe",
+    "diff",
+    "list_stores",
+    "overview",
+    "readers",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -23,15 +23,19 @@ __all__ = ["COMMANDS", "app", "run"]
 
 COMMANDS: Final = {
     "demo": "shmcow.cli.demo.command",
+    "diff": "shmcow.cli.diff",
     "export": "shmcow.cli.export",
     "get": "shmcow.cli.get",
     "history": "shmcow.cli.history",
     "import": "shmcow.cli.import_",
     "ls": "shmcow.cli.ls",
     "publish": "shmcow.cli.publish",
+    "readers": "shmcow.cli.readers",
     "set": "shmcow.cli.set",
     "stat": "shmcow.cli.stat",
     "unset": "shmcow.cli.unset",
+    "wait": "shmcow.cli.wait",
+    "watch": "shmcow.cli.watch",
 }
 
 
@@ -51,8 +55,18 @@ def _debug_option() -> click.Option:
     )
 
 
+class _OutputClosedError(Exception):
+    """Whoever read our output has gone; of a BrokenPipeError click makes exit code 1, which means something here."""
+
+
 class _Group(click.Group):
     """A group that imports a command's module when it is asked for, and gives it ``--debug``."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as exc:
+            raise _OutputClosedError from exc
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -72,8 +86,9 @@ class _Group(click.Group):
     cls=_Group,
     params=[_debug_option()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 fine, 2 usage, 3 no such store, version or path, 4 version conflict, 5 permission or owner, "
-    "6 corrupt or incompatible, 7 time-out, 8 no space, 9 validation failed, 70 a bug of ours.",
+    epilog="Exit codes: 0 fine, 1 differences or problems found, 2 usage, 3 no such store, version or path, "
+    "4 version conflict, 5 permission or owner, 6 corrupt or incompatible, 7 time-out, 8 no space, "
+    "9 validation failed, 70 a bug of ours.",
 )
 @click.version_option(shmcow.__version__, prog_name="shmcow", message="%(prog)s %(version)s")
 def app() -> None:
@@ -104,8 +119,8 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         _trace()
         return exits.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone: end as if by SIGPIPE, and let the interpreter's last flush go nowhere.
+    except (BrokenPipeError, _OutputClosedError):
+        # End as if by SIGPIPE, and let the interpreter's last flush go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as exc:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import ipaddress
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,13 +18,13 @@ from shmcow.cli.output import REDACT, is_terminal, redacted, write_json
 from shmcow.cli.text import printable, shortened
 from shmcow.codecs import BundleView, IPTableView, MMDBView, TableView
 
-__all__ = ["command"]
+__all__ = ["command", "find"]
 
 
 @click.command("get", context_settings={"ignore_unknown_options": True})
 @click.argument("name", type=params.STORE)
 @click.argument("path", required=False)
-@click.option("--at", "version", type=click.IntRange(min=1), help="An older version, if it can still be opened.")
+@click.option("--at", "version", type=params.VERSION, help="An older version, if it can still be opened.")
 @click.option("--raw", is_flag=True, help="The bytes of the payload as they are (of one part: name it in PATH).")
 @click.option("--redact", default=REDACT, metavar="PATTERN", help="Mask what has such a name; '' masks nothing.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, also where the part is a text.")
@@ -50,7 +52,7 @@ def command(name: str, path: str | None, version: int | None, raw: bool, redact:
         if raw:
             _write(_payload(snapshot, path))
             return
-        _print(_find(snapshot.value, path), path, pattern.pattern, as_json)
+        _print(find(snapshot.value, path), path, pattern.pattern, as_json)
 
 
 def _payload(snapshot: Snapshot[Any], path: str | None) -> memoryview:
@@ -80,8 +82,17 @@ def _print(value: Any, path: str | None, pattern: str, as_json: bool) -> None:
         write_json(shown)
 
 
-def _find(value: Any, path: str | None) -> Any:
-    """Return the part of a value that a path names, as plain data."""
+def find(value: Any, path: str | None) -> Any:
+    """Return the part of a value that a path names.
+
+    Args:
+        value: of a snapshot.
+        path: as people write it; None: the value itself.
+
+    Raises:
+        PathNotFoundError: there is no such part; says what there is.
+        click.BadParameter: it is no path, or no key of the table.
+    """
     if path is None:
         return value
     try:
@@ -99,6 +110,8 @@ def _find(value: Any, path: str | None) -> Any:
 
 def _look_up(table: Any, key: str) -> Any:
     try:
+        if isinstance(table, IPTableView) and ("/" in key or "-" in key):
+            return _row_of(table, key)
         wanted: Any = int(key) if getattr(table, "_kind", "") == "int" else key
         wanted = wanted.encode() if getattr(table, "_kind", "") == "bytes" else wanted
         found = table.get(wanted, _NOTHING) if isinstance(table, Mapping) else table.get(wanted)
@@ -107,6 +120,25 @@ def _look_up(table: Any, key: str) -> Any:
     if found is _NOTHING or (found is None and wanted not in table):
         raise PathNotFoundError(f"the table has no {shortened(key, 80)!r}")
     return found
+
+
+def _row_of(table: IPTableView[Any], text: str) -> Any:
+    """Return the value of the very row that a network or a range names, as `shmcow diff` prints them."""
+    ends: Sequence[Any] = text.split("-")
+    if len(ends) != 2:
+        network = ipaddress.ip_network(text)
+        ends = network.network_address, network.broadcast_address
+    wanted = _place(*map(ipaddress.ip_address, ends))
+    at = bisect.bisect_left(range(len(table)), wanted, key=lambda k: _place(*table._row(k)[:2]))
+    found = table._row(at) if at < len(table) else None
+    if found is None or _place(*found[:2]) != wanted:
+        raise PathNotFoundError(f"the table has no row {shortened(text, 80)!r}; an address finds the row that it is in")
+    return found[2]
+
+
+def _place(first: Any, last: Any) -> tuple[int, int, int]:
+    """Where a row stands among all: the rows are sorted, and a network comes before what is nested in it."""
+    return first.version, int(first), -int(last)
 
 
 _NOTHING: Any = object()

@@ -15,7 +15,19 @@ import msgspec
 
 from shmcow.cli.text import printable
 
-__all__ = ["SCHEMA", "Column", "age", "form_options", "is_terminal", "iso", "redacted", "show", "size", "write_json"]
+__all__ = [
+    "SCHEMA",
+    "Column",
+    "age",
+    "form_options",
+    "is_terminal",
+    "iso",
+    "plain",
+    "redacted",
+    "show",
+    "size",
+    "write_json",
+]
 
 SCHEMA: Final = 1  # of all JSON that commands print; grows when a field changes its meaning
 REDACT: Final = "(?i)passw|secret|token|api_?key|private_?key|credential"
@@ -103,7 +115,7 @@ def _table(records: Sequence[Any], columns: Sequence[Column]) -> None:
 
 def write_json(value: Any) -> None:
     """Print a value as JSON: indented on a terminal, on one line in a pipe."""
-    data = msgspec.json.encode(value, enc_hook=_plain)
+    data = msgspec.json.encode(value, enc_hook=plain)
     if is_terminal():
         data = msgspec.json.format(data, indent=2)
     click.echo(printable_json(data.decode()))
@@ -122,8 +134,8 @@ def _utf16(char: str) -> list[int]:
     return [int.from_bytes(data[k : k + 2], "big") for k in range(0, len(data), 2)]
 
 
-def _plain(value: Any) -> Any:
-    """What msgspec cannot write: views of tables, arrays and bytes, as something that says what they are."""
+def plain(value: Any) -> Any:
+    """Return plain data for what msgspec cannot write: views of tables, arrays and bytes."""
     if isinstance(value, memoryview):
         return bytes(value)
     for method in ("to_dict", "_asdict", "tolist"):
@@ -154,6 +166,8 @@ def _masked(value: Any, found: re.Pattern[str]) -> Any:
         }
     if isinstance(value, list | tuple):
         return [_masked(item, found) for item in value]
+    if hasattr(value, "to_dict") or hasattr(value, "_asdict"):  # names may be in a bundle, or in a table's rows
+        return _masked(plain(value), found)
     return value
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
+from shmcow import _core
 from shmcow.cli.text import printable
 from shmcow.segments import check_name
+from shmcow.store import TIMEOUT_MAX, check_timeout
 
-__all__ = ["STORE", "TYPE"]
+__all__ = ["SECONDS", "STORE", "TYPE", "VERSION"]
 
 
 class _Store(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic in newer clicks only
@@ -50,5 +52,21 @@ class _Type(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return found
 
 
+class _Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """How long to wait."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+            check_timeout("it", seconds)
+        except ValueError:
+            self.fail(f"{printable(str(value))!r} is no number of seconds, 0 to {TIMEOUT_MAX:.0f}", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds()
 STORE = _Store()
 TYPE = _Type()
+VERSION = click.IntRange(min=1, max=_core.VERSION_MAX)

@@ -170,6 +170,24 @@ def _header(view: memoryview) -> tuple[list[_Listed], memoryview]:
     return listed, data
 
 
+def stored_arrays(view: memoryview) -> dict[str, tuple[str, memoryview]]:
+    """Return what a payload has in it, without numpy: by name what an array is, in words, and its bytes.
+
+    Raises:
+        CorruptSegmentError: the header leads out of the payload.
+
+    Concurrency: pure.
+    """
+    listed, data = _header(view)
+    return {
+        item.name: (
+            f"array of {item.dtype}, {' x '.join(map(str, item.shape))}{', in Fortran order' if item.fortran else ''}",
+            data[item.at : item.at + item.size],
+        )
+        for item in listed
+    }
+
+
 def _array(np: Any, data: memoryview, item: _Listed) -> npt.NDArray[Any]:
     array: npt.NDArray[Any]
     try:

@@ -85,7 +85,7 @@ class IPTableView(_core.IPTable[V], Generic[V]):
 
         Concurrency: any thread.
         """
-        return {_range_text(first, last): frozen.thaw(value) for first, last, value in self.rows()}
+        return {range_text(first, last): frozen.thaw(value) for first, last, value in self.rows()}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, IPTableView):
@@ -466,7 +466,7 @@ _Place: TypeAlias = tuple[int, _Address, _Address]
 
 def _refuse_clash(lines: FileRows | None, same: bool, one: _Place, other: _Place) -> NoReturn:
     places = [
-        f"{f'row {number}' if lines is None else lines.place(number)} ({_range_text(first, last)})"
+        f"{f'row {number}' if lines is None else lines.place(number)} ({range_text(first, last)})"
         for number, first, last in sorted([one, other], key=lambda p: p[0])
     ]
     how = "have the same range" if same else "overlap, and neither contains the other"
@@ -476,7 +476,8 @@ def _refuse_clash(lines: FileRows | None, same: bool, one: _Place, other: _Place
     )
 
 
-def _range_text(first: _Address, last: _Address) -> str:
+def range_text(first: _Address, last: _Address) -> str:
+    """Write a row's addresses as a network, or as "first-last" where they are none."""
     low, high = int(first), int(last)
     size = high - low + 1
     if size & (size - 1) == 0 and low % size == 0:

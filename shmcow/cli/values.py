@@ -1,0 +1,118 @@
+"""Values as commands print them: masked, as JSON on one line, and short enough for people."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import click
+import msgspec
+
+from shmcow.cli.output import REDACT, printable_json, redacted
+from shmcow.cli.text import shortened
+from shmcow.codecs import BundleView, IPTableView, MMDBView, TableView
+from shmcow.differ import Sealed
+
+__all__ = ["coloured", "contrast", "masked", "one_line", "redact_option", "short", "view_digest", "without_views"]
+
+_ROOM: Final = 100  # characters of a value for people
+
+
+def _pattern(_context: click.Context, _parameter: click.Parameter, given: str) -> str:
+    try:
+        return re.compile(given).pattern
+    except re.error as exc:
+        raise click.BadParameter(f"it is no regular expression: {exc}") from exc
+
+
+def redact_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--redact``, as the argument ``redact``: a regular expression, "" to mask nothing."""
+    return click.option(
+        "--redact",
+        default=REDACT,
+        metavar="PATTERN",
+        callback=_pattern,
+        help="Mask what has such a name; '' masks nothing.",
+    )(command)
+
+
+def masked(steps: tuple[Any, ...], value: Any, pattern: str) -> Any:
+    """Return a value with what has a telling name masked: in it, or on the way to it.
+
+    Args:
+        steps: the path to the value.
+        value: plain data, or anything that has no names in it.
+        pattern: a regular expression; "" masks nothing.
+    """
+    for step in reversed(steps):
+        value = {step.decode(errors="replace") if isinstance(step, bytes) else step: value}
+    value = redacted(value, pattern)
+    for _ in steps:
+        if not isinstance(value, Mapping):
+            return value  # the mask of a name on the way
+        (value,) = value.values()
+    return value
+
+
+def one_line(value: Any) -> str:
+    """Write a value as JSON on one line."""
+    return printable_json(msgspec.json.encode(value, enc_hook=repr).decode())
+
+
+def without_views(value: Any) -> Any:
+    """Return plain data with views of tables, bytes and arrays as texts that say what they are."""
+    if isinstance(value, BundleView):
+        return {name: without_views(part) for name, part in value._asdict().items()}
+    if isinstance(value, memoryview):
+        return f"<{value.nbytes:,} bytes>"
+    if hasattr(value, "dtype"):
+        return f"<array of {value.dtype}, {' x '.join(map(str, value.shape))}>"
+    if isinstance(value, TableView | IPTableView | MMDBView):
+        return repr(value)
+    if isinstance(value, dict) and any(hasattr(item, "dtype") for item in value.values()):
+        return {name: without_views(item) for name, item in value.items()}
+    return value
+
+
+def short(value: Any, room: int = _ROOM) -> str:
+    """Write a value for people: JSON, cut to ``room`` characters."""
+    if isinstance(value, Sealed):
+        rows = f", {value.rows:,} rows" if value.rows is not None else ""
+        return shortened(f"<{value.what}{rows}, {value.size_bytes:,} bytes, {value.digest[:12]}…>", room)
+    return shortened(one_line(value), room)
+
+
+def contrast(old: Any, new: Any, room: int = _ROOM) -> tuple[str, str]:
+    """Write two values for people; of long ones from where they begin to differ."""
+    if isinstance(old, Sealed) or isinstance(new, Sealed):
+        return short(old, room), short(new, room)
+    texts = one_line(old), one_line(new)
+    same = next((k for k, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), min(map(len, texts)))
+    if max(map(len, texts)) <= room or same <= room // 2:
+        return shortened(texts[0], room), shortened(texts[1], room)
+    begin = same - room // 4
+    return shortened("…" + texts[0][begin:], room), shortened("…" + texts[1][begin:], room)
+
+
+def coloured(text: str, colour: str) -> str:
+    """Colour a text for a terminal, unless NO_COLOR says not to."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour)
+
+
+def view_digest(value: Any) -> bytes | None:
+    """Return a digest of the bytes that views show, of arrays as well; None: it is no view, but plain data."""
+    data: Any = None
+    if isinstance(value, TableView):
+        data = value._data
+    elif isinstance(value, IPTableView | MMDBView):
+        data = value._view
+    elif isinstance(value, memoryview):
+        data = value
+    elif hasattr(value, "dtype"):
+        data = f"{value.dtype} {value.shape}".encode() + value.tobytes()
+    elif isinstance(value, dict) and any(hasattr(item, "dtype") for item in value.values()):
+        data = b"".join(name.encode() + (view_digest(item) or b"") for name, item in value.items())
+    return None if data is None else hashlib.blake2b(data, digest_size=16).digest()
