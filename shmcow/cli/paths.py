@@ -11,6 +11,7 @@ from typing import Any
 from shmcow import codecs
 from shmcow.cli.exits import PathNotFoundError
 from shmcow.cli.text import shortened
+from shmcow.differ import path_text
 from shmcow.documents import fields_of
 from shmcow.errors import DecodeError, ValidationError
 
@@ -209,17 +210,11 @@ def _index(steps: tuple[str, ...], depth: int, length: int) -> int:
 
 
 def _missing(steps: tuple[str, ...], depth: int, there: str) -> PathNotFoundError:
-    return PathNotFoundError(f"the value has no part {shortened(_joined(steps[: depth + 1]), 80)!r}: {there}")
-
-
-def _joined(steps: tuple[str, ...]) -> str:
-    if any(not step or "." in step or step.startswith("/") for step in steps):
-        return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
-    return ".".join(steps)
+    return PathNotFoundError(f"the value has no part {shortened(path_text(steps[: depth + 1]), 80)!r}: {there}")
 
 
 def _where(steps: tuple[str, ...], depth: int) -> str:
-    return shortened(_joined(steps[:depth]), 80) if depth else "the value"
+    return shortened(path_text(steps[:depth]), 80) if depth else "the value"
 
 
 def _listed(keys: Any) -> str:
