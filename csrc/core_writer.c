@@ -409,13 +409,15 @@ static PyObject *writer_reclaim(writer_object *self, PyObject *args)
     return answer(self, shmcow_reclaim(self->h, &writer_ops, self, keep), "reclaiming versions of", 0);
 }
 
-PyDoc_STRVAR(discard_doc, "discard(version) -> int\n\nReclaim one version now. 0: somebody holds it.");
+PyDoc_STRVAR(discard_doc, "discard(version, force=False) -> int\n\n"
+                          "Reclaim one older version now. 0: somebody holds it. With `force` its names go all the same.");
 static PyObject *writer_discard(writer_object *self, PyObject *args)
 {
     unsigned long long version;
-    if (!PyArg_ParseTuple(args, "K", &version) || !may_write(self))
+    int force = 0;
+    if (!PyArg_ParseTuple(args, "K|p", &version, &force) || !may_write(self))
         return NULL;
-    return answer(self, shmcow_discard(self->h, &writer_ops, self, version), "reclaiming a version of", version);
+    return answer(self, shmcow_discard(self->h, &writer_ops, self, version, force != 0), "reclaiming a version of", version);
 }
 
 PyDoc_STRVAR(give_notice_doc, "give_notice() -> None\n\nSay DESTROYED without the writer lock, when its file was lost: "

@@ -338,13 +338,13 @@ static inline int shmcow_give_up(shmcow_header *h, const shmcow_writer_ops *ops,
     return 0;
 }
 
-/* The version with this number, reclaimed now if nobody holds it. 1: gone, 0: held. */
-static inline int shmcow_discard(shmcow_header *h, const shmcow_writer_ops *ops, void *ctx, uint64_t version)
+/* The version with this number, reclaimed now if nobody holds it, or in any case if `force`. 1: gone, 0: held. */
+static inline int shmcow_discard(shmcow_header *h, const shmcow_writer_ops *ops, void *ctx, uint64_t version, bool force)
 {
     uint32_t older[SHMCOW_GENERATIONS];
     for (uint32_t k = shmcow_older(h, 0, older); k > 0; k--)
         if (shmcow_word_version(shmcow_load_word(h, older[k - 1])) == version)
-            return shmcow_judge(h, ops, ctx, older[k - 1], false);
+            return shmcow_judge(h, ops, ctx, older[k - 1], force);
     return SHMCOW_GONE;
 }
 

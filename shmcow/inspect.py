@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from shmcow import _core, segments
+from shmcow import _core, dropping, segments
 from shmcow.differ import Change, Difference, Sealed, diff
+from shmcow.dropping import Dropped
 from shmcow.errors import ShmcowError, StoreNotFoundError
 from shmcow.holders import holders_of
 from shmcow.readership import Hidden, ReaderProcess, ReadersReport, readers
 from shmcow.store import COUNTERS, STATES
 
+if TYPE_CHECKING:
+    from shmcow.diagnosis import Finding, diagnose
+    from shmcow.garbage import Garbage, garbage
+
 __all__ = [
     "Change",
     "Difference",
+    "Dropped",
+    "Finding",
+    "Garbage",
     "Generation",
     "Hidden",
     "Overview",
@@ -27,11 +35,27 @@ __all__ = [
     "Sealed",
     "StoreReport",
     "describe",
+    "diagnose",
     "diff",
+    "garbage",
     "list_stores",
     "overview",
     "readers",
+    "would_drop",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # What only operators ask for is imported when they do: workers import this module, too.
+    if name in ("Finding", "diagnose"):
+        from shmcow import diagnosis
+
+        return getattr(diagnosis, name)
+    if name in ("Garbage", "garbage"):
+        from shmcow import garbage
+
+        return getattr(garbage, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -147,6 +171,21 @@ def describe(name: str) -> StoreReport:
         NotOwnerError: its permissions do not let this process read it.
     """
     return _report(_core.Store(segments.header_path(segments.check_name(name))))
+
+
+def would_drop(name: str, version: int) -> Dropped:
+    """Say what ``Writer.drop`` would do, and who holds the version now.
+
+    Raises:
+        StoreNotFoundError: there is no store of that name.
+        StoreDestroyedError: it is being destroyed.
+        ValueError: the version is the current one.
+        VersionGoneError: it cannot be opened any more, or was never published.
+
+    Concurrency: any thread; reads only.
+    """
+    store = _core.Store(segments.header_path(segments.check_name(name)))
+    return dropping.with_holders(store, dropping.look(store, version))
 
 
 def _report(store: _core.Store) -> StoreReport:

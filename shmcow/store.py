@@ -43,6 +43,7 @@ COUNTERS = (
 )
 STATES = ("free", "building", "ready", "held", "condemned", "doomed")
 DEFAULT_RETAIN = 4
+DEFAULT_LOCK_TIMEOUT = 5.0  # seconds
 
 
 class Settings(NamedTuple):
@@ -182,12 +183,17 @@ class Keeper:
         self._mutexes: dict[int, threading.RLock] = {}
         self._swept: _core.Store | None = None  # the attach whose leftovers were swept
 
-    def attach(self, *, create: bool) -> tuple[_core.Store, _core.WriterCore]:
+    def attach(self, *, create: bool, end_lost: bool = True) -> tuple[_core.Store, _core.WriterCore]:
         """Attach for writing: create the store if there is none (and ``create``), finish a half-destroyed one.
+
+        Args:
+            create: whether to create the store if there is none.
+            end_lost: whether to end a store that has lost its lock file.
 
         Raises:
             NotOwnerError: it belongs to another user.
             StoreNotFoundError: there is none, and ``create`` is False.
+            StoreDestroyedError: it has lost its lock file, and ``end_lost`` is False.
         """
         while True:
             if self._store is None or not self._store.named():
@@ -212,6 +218,8 @@ class Keeper:
             if self._store.word == _core.DESTROYED or _lock_file_lost(self._store):
                 if self._store.word == _core.DESTROYED:
                     self._former = Permissions()
+                elif not end_lost:
+                    raise StoreDestroyedError(f"the writer lock of store {self.name} was removed from outside")
                 finish(self._store, self._core, self.lock_timeout)
                 self.finished = True
                 self._forget()
@@ -361,7 +369,7 @@ class Turn(_core.TurnGuard):
         try:
             listed = self.listed()
         except ValueError as exc:
-            _log.warning("not sweeping: %s", exc)
+            _log.warning("not sweeping: %s", str(exc))  # a handler may keep the record, and with exc all our frames
             return 0
         swept = segments.sweep(self.store.name, self.store.epoch, listed, self.store.uid, self.store.named)
         self.core.count(COUNTERS.index("swept"), len(swept))

@@ -14,6 +14,7 @@ from shmcow.agreement import agreed_codec, check_schema
 from shmcow.arguments import check_count, check_group, check_mode, check_version, given_codec
 from shmcow.codecs import Bundle, Codec
 from shmcow.decoding import Decoding
+from shmcow.dropping import Dropped, discard, with_holders
 from shmcow.encoded import Encoded, Said, Schema, as_forced, bounded, prove, say, schema_of
 from shmcow.errors import (
     ClosedError,
@@ -407,12 +408,21 @@ class Writer(Generic[T]):
             self._commit(turn, encoded, said, previous.version)
             return previous
 
-    def rollback(self, to: int | None = None, *, message: str = "", author: str = "", source: str = "") -> int:
+    def rollback(
+        self,
+        to: int | None = None,
+        *,
+        expected: int | None = None,
+        message: str = "",
+        author: str = "",
+        source: str = "",
+    ) -> int:
         """Publish a *new* version with an older one's content. Nothing is copied: both list the same segments.
 
         Args:
             to: the version to repeat; None: the one before the current, or, if that is itself a rollback, the one
                 before the version that it went back to. So one rollback after the other goes further back.
+            expected: roll back only if this version is current.
             message, author, source: as for ``publish``; the default message says what was rolled back.
 
         Returns:
@@ -421,14 +431,18 @@ class Writer(Generic[T]):
         Raises:
             VersionGoneError: that version is no longer openable (see ``retain``).
             NotPublishedError: there is none.
+            VersionConflictError: ``expected`` is not the current version.
         """
         self._check_open()
         if to is not None:
             check_version("to", to, 1)
+        if expected is not None:
+            check_version("expected", expected, 1)
         with self._turn(recreate=False) as turn:
             current = turn.store.version
             if current == 0:
                 turn.store.hold()  # raises NotPublishedError
+            self._check_expected(turn, current, expected)
             target = self._before(turn.store, current) if to is None else to
             if target < 1:
                 raise VersionGoneError(
@@ -453,6 +467,44 @@ class Writer(Generic[T]):
         with self._turn(recreate=False) as turn:
             turn.sweep()
             return turn.core.reclaim(turn.store.retain)
+
+    def drop(self, version: int) -> Dropped:
+        """Give up an older version now, although it is retained: nobody can open it any more.
+
+        For what must not stay, such as a secret published by mistake. Its segments are unlinked, but for those that
+        another version lists, too (a rollback to it, parts of a Bundle that did not change). A process that holds it
+        keeps its mapping; the memory is free when the last one lets go, which ``wait_unused`` waits for. A value that
+        a reader has decoded is a copy, out of reach until that reader's next ``get()``.
+
+        Args:
+            version: an older version.
+
+        Returns:
+            What went, which versions have parts of it still, and who holds it or has read it.
+
+        Raises:
+            ValueError: it is the current version: publish another or roll back first.
+            VersionGoneError: it cannot be opened any more, or was never published.
+            StoreDestroyedError: the store is gone.
+            WriterBusyError: another writer did not finish within ``lock_timeout``.
+
+        Concurrency: any thread and process; takes a turn as ``publish`` does. A writer that is killed half-way is
+        finished by the next one.
+
+        Example:
+            >>> import shmcow
+            >>> with shmcow.Writer("doc-drop", initial={"password": "hunter2"}) as w:
+            ...     version = w.publish({"password_file": "/run/secret"})
+            ...     w.drop(1).held
+            ...     w.destroy()
+            False
+        """
+        self._check_open()
+        check_version("version", version, 1)
+        with self._turn(recreate=False) as turn:
+            found = discard(turn, version)
+            store = turn.store
+        return with_holders(store, found)
 
     def wait_unused(self, version: int, timeout: float | None = None) -> None:
         """Wait until no process holds a version: the grace period.
@@ -608,6 +660,12 @@ class Writer(Generic[T]):
     def _load(self, hold: _core.Hold) -> Snapshot[T]:
         return load(hold, Decoding(self._codec, freeze=self._freeze, verify=self._verify))
 
+    @staticmethod
+    def _check_expected(turn: Turn, current: int, expected: int | None) -> None:
+        if expected not in (None, current):
+            turn.core.count(_CONFLICTS, 1)
+            raise VersionConflictError(expected, current)
+
     def _publish(self, encoded: Encoded, said: Said, expected: int | None, if_changed: bool) -> tuple[int, bool]:
         """Publish what is encoded; returns the version that is current now, and whether it is a new one."""
         with self._turn(recreate=expected is None) as turn:
@@ -628,9 +686,7 @@ class Writer(Generic[T]):
         self._check_open()
         self._adopt_store(turn)
         current = turn.store.version
-        if expected not in (_ANY_VERSION, current):
-            turn.core.count(_CONFLICTS, 1)
-            raise VersionConflictError(expected, current)
+        self._check_expected(turn, current, None if expected == _ANY_VERSION else expected)
         assert self._codec is not None
         if current != self._fits and current != 0 and not self._force:
             check_schema(turn.store, self._codec)

@@ -22,15 +22,21 @@ from shmcow.cli.text import printable
 __all__ = ["COMMANDS", "app", "run"]
 
 COMMANDS: Final = {
+    "completion": "shmcow.cli.completion",
     "demo": "shmcow.cli.demo.command",
     "diff": "shmcow.cli.diff",
+    "doctor": "shmcow.cli.doctor",
+    "drop": "shmcow.cli.drop",
     "export": "shmcow.cli.export",
+    "gc": "shmcow.cli.gc",
     "get": "shmcow.cli.get",
     "history": "shmcow.cli.history",
     "import": "shmcow.cli.import_",
     "ls": "shmcow.cli.ls",
     "publish": "shmcow.cli.publish",
     "readers": "shmcow.cli.readers",
+    "rm": "shmcow.cli.rm",
+    "rollback": "shmcow.cli.rollback",
     "set": "shmcow.cli.set",
     "stat": "shmcow.cli.stat",
     "unset": "shmcow.cli.unset",

@@ -23,7 +23,7 @@ __all__ = ["command", "find"]
 
 @click.command("get", context_settings={"ignore_unknown_options": True})
 @click.argument("name", type=params.STORE)
-@click.argument("path", required=False)
+@click.argument("path", type=params.PATH, required=False)
 @click.option("--at", "version", type=params.VERSION, help="An older version, if it can still be opened.")
 @click.option("--raw", is_flag=True, help="The bytes of the payload as they are (of one part: name it in PATH).")
 @click.option("--redact", default=REDACT, metavar="PATTERN", help="Mask what has such a name; '' masks nothing.")

@@ -8,13 +8,14 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from shmcow import _core
 from shmcow.cli.text import printable
 from shmcow.segments import check_name
 from shmcow.store import TIMEOUT_MAX, check_timeout
 
-__all__ = ["SECONDS", "STORE", "TYPE", "VERSION"]
+__all__ = ["PATH", "SECONDS", "STORE", "TYPE", "VERSION"]
 
 
 class _Store(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic in newer clicks only
@@ -25,6 +26,49 @@ class _Store(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic
             return check_name(value)
         except ValueError as exc:
             self.fail(printable(str(exc)), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        del ctx, param
+        from shmcow.cli import completing
+
+        return completing.stores(incomplete)
+
+
+def _typed_name(ctx: click.Context) -> str | None:
+    """Return the store's name that stands before what is being completed."""
+    name = ctx.params.get("name")
+    if name is None and ctx.args:  # click gives up at an option that has no value yet
+        name = ctx.args[0]
+    return name
+
+
+class _Version(click.IntRange):
+    """A version; completed to those that can be opened."""
+
+    def __init__(self) -> None:
+        super().__init__(min=1, max=_core.VERSION_MAX)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        del param
+        from shmcow.cli import completing
+
+        return completing.versions(_typed_name(ctx), incomplete, older=ctx.command.name in ("drop", "rollback"))
+
+
+class _Path(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A path in a store's value; completed to the keys that there are."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        del param, ctx
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        del param
+        from shmcow.cli import completing
+
+        return completing.paths(_typed_name(ctx), incomplete)
 
 
 class _Type(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -66,7 +110,8 @@ class _Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return seconds
 
 
+PATH = _Path()
 SECONDS = _Seconds()
 STORE = _Store()
 TYPE = _Type()
-VERSION = click.IntRange(min=1, max=_core.VERSION_MAX)
+VERSION = _Version()

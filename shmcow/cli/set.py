@@ -20,7 +20,7 @@ __all__ = ["change_part", "command", "steps_of"]
 # A VALUE such as -5 is no option.
 @click.command("set", context_settings={"ignore_unknown_options": True})
 @click.argument("name", type=params.STORE)
-@click.argument("path")
+@click.argument("path", type=params.PATH)
 @click.argument("value")
 @click.option("--string", is_flag=True, help="Take VALUE as text, not as JSON.")
 @click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="The type of the store's values.")

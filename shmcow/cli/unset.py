@@ -15,7 +15,7 @@ __all__ = ["command"]
 
 @click.command("unset", context_settings={"ignore_unknown_options": True})
 @click.argument("name", type=params.STORE)
-@click.argument("path")
+@click.argument("path", type=params.PATH)
 @click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="The type of the store's values.")
 @click.option("--message", default="", help="Why; kept with the version.")
 @click.option("--author", default="", help="Who; kept with the version.")

@@ -31,7 +31,7 @@ _EVER: Final = 10.0 * 365 * 86400  # seconds: to wait for a store that does not 
 
 @click.command("watch")
 @click.argument("name", type=params.STORE)
-@click.argument("path", required=False)
+@click.argument("path", type=params.PATH, required=False)
 @click.option("--exec", "program", metavar="CMD", help="Run a shell command for each, with the value on its input.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many.")
 @click.option("--timeout", type=params.SECONDS, metavar="SECONDS", help="End then, with exit code 7.")

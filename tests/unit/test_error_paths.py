@@ -212,6 +212,8 @@ def test_version_is_discarded_unless_it_is_held(name: str) -> None:
         for gone in (1, 3, 99):
             with pytest.raises(shmcow.VersionGoneError):
                 core.discard(gone)
+            with pytest.raises(shmcow.VersionGoneError):
+                core.discard(gone, True)
         del hold
         assert core.discard(2) == 1
         assert [g.version for g in shmcow.describe(name).generations] == [3]

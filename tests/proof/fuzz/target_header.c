@@ -231,7 +231,7 @@ static void act(void)
     case 3: publish(); break;
     case 4: publish(); publish(); break;
     case 5: REQUIRE(shmcow_reclaim(&header, &writer, NULL, world.c.retain) <= (int)SHMCOW_GENERATIONS); break;
-    case 6: (void)shmcow_discard(&header, &writer, NULL, world.c.asked % 16); report(); break;
+    case 6: (void)shmcow_discard(&header, &writer, NULL, world.c.asked % 16, world.c.asked & 16); report(); break;
     default:
         shmcow_end(&header, &writer, NULL);
         (void)shmcow_unlink_all(&header, &writer, NULL);

@@ -127,11 +127,13 @@ static void test_older(void)
     make_current(7, 5);
     CHECK(shmcow_older(h, 0, out) == 4 && out[0] == 63 && out[1] == 0 && out[2] == 5 && out[3] == 9);
     CHECK(shmcow_older(h, 3, out) == 3 && out[0] == 63 && out[1] == 5 && out[2] == 9);
-    CHECK(shmcow_discard(h, &writer, NULL, 5) == SHMCOW_GONE && shmcow_discard(h, &writer, NULL, 9) == SHMCOW_GONE);
+    CHECK(shmcow_discard(h, &writer, NULL, 5, true) == SHMCOW_GONE && shmcow_discard(h, &writer, NULL, 9, true) == SHMCOW_GONE);
     world.marks[3] = 1;
-    CHECK(shmcow_discard(h, &writer, NULL, 3) == 0 && shmcow_discard(h, &writer, NULL, 4) == 1);
-    CHECK(shmcow_discard(h, &writer, NULL, 4) == SHMCOW_GONE && shmcow_discard(h, &writer, NULL, 1) == 1);
-    CHECK(shmcow_older(h, 0, out) == 2);
+    CHECK(shmcow_discard(h, &writer, NULL, 3, false) == 0 && shmcow_discard(h, &writer, NULL, 4, false) == 1);
+    CHECK(shmcow_discard(h, &writer, NULL, 4, false) == SHMCOW_GONE && shmcow_discard(h, &writer, NULL, 1, false) == 1);
+    CHECK(shmcow_older(h, 0, out) == 2 && counted(SHMCOW_COUNT_FORCED) == 0);
+    CHECK(shmcow_discard(h, &writer, NULL, 3, true) == 1 && counted(SHMCOW_COUNT_FORCED) == 1);
+    CHECK(shmcow_older(h, 0, out) == 1 && out[0] == 5);
 }
 
 static void test_reclaim(void)
