@@ -133,7 +133,7 @@ static void goes(uint64_t version) { scene->gone[version] = true; }
 
 enum {
     FIRST, SECOND, SHARING, ROLLBACK, FULL_TABLE, FULL_AND_HELD, FULL_ROLLBACK, OVER_QUOTA, FULL_TMPFS, NO_ROOM, CONFLICT,
-    SEVERAL, GIVEN_UP, DISCARDED, FINISHED, REPAIRED, WRITERS,
+    SEVERAL, GIVEN_UP, DISCARDED, DROPPED, FINISHED, REPAIRED, WRITERS,
     READ_CURRENT = WRITERS, READ_OLDER, READ_OLDEST_OF_FULL, READ_CONDEMNED, READ_NOTHING, READ_ENDED, READERS
 };
 
@@ -233,6 +233,15 @@ static void set_up(int number)
         scene->result = 1;
         goes(5);
         break;
+    case DROPPED: /* held, and 6 shares a segment with it */
+        used(), add(3, 1), add(3, 6);
+        w->marks[5] = 1;
+        job->op = DROP;
+        job->argument = 5;
+        scene->result = 1;
+        goes(5);
+        scene->forced[5] = true;
+        break;
     case FINISHED:
         used(), add(3, 1), add(3, 6);
         w->marks[5] = 1;
@@ -308,7 +317,7 @@ static const char *const names[READERS] = {
     [FULL_ROLLBACK] = "rollback to the oldest, full table, all held", [OVER_QUOTA] = "publish, above the quota",
     [FULL_TMPFS] = "publish, ENOSPC twice", [NO_ROOM] = "publish, ENOSPC for good",
     [CONFLICT] = "publish, another version expected", [SEVERAL] = "reclaim", [GIVEN_UP] = "give up", [DISCARDED] = "discard",
-    [FINISHED] = "destroy", [REPAIRED] = "recover", [READ_CURRENT] = "hold", [READ_OLDER] = "hold an older one",
+    [DROPPED] = "drop, although held", [FINISHED] = "destroy", [REPAIRED] = "recover", [READ_CURRENT] = "hold", [READ_OLDER] = "hold an older one",
     [READ_OLDEST_OF_FULL] = "hold the oldest of a full table", [READ_CONDEMNED] = "hold a condemned one",
     [READ_NOTHING] = "hold in an empty store", [READ_ENDED] = "hold in a destroyed store",
 };

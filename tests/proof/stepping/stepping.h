@@ -34,7 +34,7 @@ typedef struct {
     _Atomic uint64_t bytes[IDS][2];
 } step_world;
 
-enum step_op { PUBLISH, RECLAIM, GIVE_UP, DISCARD, RECOVER, TURN, DESTROY, HOLD, HOLD_VERSION };
+enum step_op { PUBLISH, RECLAIM, GIVE_UP, DISCARD, DROP, RECOVER, TURN, DESTROY, HOLD, HOLD_VERSION };
 
 /* What a process is to do, and what came of it. */
 typedef struct {

@@ -82,6 +82,7 @@ void step_run(step_world *w, step_job *job)
     case RECLAIM: r = shmcow_reclaim(h, &writer_ops, &p, job->argument); break;
     case GIVE_UP: r = shmcow_give_up(h, &writer_ops, &p, job->argument); break;
     case DISCARD: r = shmcow_discard(h, &writer_ops, &p, job->argument, false); break;
+    case DROP: r = shmcow_discard(h, &writer_ops, &p, job->argument, true); break;
     case RECOVER: r = shmcow_recover(h, &writer_ops, &p); break;
     case DESTROY:
         shmcow_end(h, &writer_ops, &p);

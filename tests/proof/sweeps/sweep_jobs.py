@@ -40,6 +40,7 @@ class Op(NamedTuple):
             an empty one, or its first version), ``destroy`` (the old version, or none), ``replace`` (any of them).
         marked: versions that somebody holds all the while.
         behind: how far the versions of this store at rest are behind the current one.
+        dropped: the same, if the operation has dropped a version, held or not.
         late: mark all versions after the kill, before the next writer: readers that were stopped in their hold.
     """
 
@@ -50,6 +51,7 @@ class Op(NamedTuple):
     codec: str = ""
     marked: tuple[int, ...] = ()
     behind: tuple[int, ...] = (0, 1, 2)
+    dropped: tuple[int, ...] = ()
     late: bool = False
 
 
@@ -147,6 +149,21 @@ def _rollback(codec: str = "") -> Callable[[str], Job]:
 def _reclaim(store: str) -> Job:
     w = writer(store, "thirds", retain=0)
     return Job(w.reclaim, w.reclaim)
+
+
+def _drop(codec: str = "") -> Callable[[str], Job]:
+    def setup(store: str) -> Job:
+        w = writer(store, codec)
+        # Which calls a look at all processes takes depends on what else runs; it comes last, and only reads.
+        shmcow.writer.with_holders = lambda _, found: found
+
+        def drop() -> int:
+            assert w.drop(w.version - 1).version == w.version - 1
+            return w.version
+
+        return Job(drop, w.reclaim)
+
+    return setup
 
 
 def _create(store: str) -> Job:
@@ -280,6 +297,8 @@ _PUBLISHES = (
 _KEEPING = (
     Op("reclaim", _reclaim, _halves, "same", "thirds", behind=(0,)),
     Op("reclaim, readers come late", _reclaim, _halves, "same", "thirds", behind=(0,), late=True),
+    Op("drop", _drop(), _steady(), "same", dropped=(0, 1, 3)),
+    Op("drop, a part shared, held", _drop("beside"), _steady("beside"), "same", "beside", (4,), dropped=(0, 1, 3)),
     Op("attach a writer", _attach, _steady(), "same"),
     Op("destroy", _destroy(), _steady(), "destroy"),
     Op("destroy, a part shared", _destroy("beside"), _steady("beside"), "destroy", "beside"),
