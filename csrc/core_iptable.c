@@ -48,7 +48,7 @@ static int iptable_contains(iptable_object *self, PyObject *key)
 
 static Py_ssize_t iptable_length(iptable_object *self)
 {
-    return (Py_ssize_t)self->table.rows4 + (Py_ssize_t)self->table.rows6;
+    return (Py_ssize_t)self->table.four.rows + (Py_ssize_t)self->table.six.rows;
 }
 
 PyDoc_STRVAR(get_doc,

@@ -46,14 +46,8 @@ static int take_keys(iptable_object *self, PyObject *keys, pending *those)
         one->none = shmcow_iptable_empty(t, one->address.wide);
         if (one->none)
             continue;
-        if (one->address.wide) {
-            one->leaf = shmcow_leaf6_of(t, shmcow_head6(one->address.number));
-            __builtin_prefetch(t->leaves6 + (uint64_t)one->leaf * sizeof(shmcow_leaf6));
-            __builtin_prefetch(t->leaves6 + (uint64_t)one->leaf * sizeof(shmcow_leaf6) + 64);
-        } else {
-            one->leaf = shmcow_leaf4(t, (uint32_t)one->address.number);
-            __builtin_prefetch(t->leaves4 + (uint64_t)one->leaf * 64);
-        }
+        one->leaf = shmcow_iptable_leaf(t, &one->address);
+        __builtin_prefetch(shmcow_leaf_at(shmcow_family_of(t, one->address.wide), one->leaf));
     }
     return count;
 }
@@ -64,14 +58,11 @@ static bool find_value(const shmcow_iptable *t, const pending *one, uint32_t *va
     *value = 0;
     if (one->none)
         return true;
-    if (one->address.wide) {
-        uint32_t k = shmcow_interval_in_leaf6(t, one->address.number, one->leaf);
-        *value = shmcow_value6(t, k);
-        return shmcow_begins_by6(t, k, one->address.number);
-    }
-    uint32_t k = shmcow_interval_in_leaf4(t, (uint32_t)one->address.number, one->leaf);
-    *value = shmcow_value4(t, k);
-    return shmcow_start4(t, k) <= one->address.number;
+    shmcow_place place;
+    if (!shmcow_iptable_place(t, &one->address, one->leaf, &place))
+        return false;
+    *value = shmcow_iptable_value(t, one->address.wide, &place);
+    return true;
 }
 
 static int add_values(iptable_object *self, const pending *those, int count, PyObject *other, PyObject *found)

@@ -11,11 +11,7 @@
 #ifndef SHMCOW_ADDRESS_H
 #define SHMCOW_ADDRESS_H
 
-#include <stdbool.h>
-#include <stdint.h>
-#include <string.h>
-
-typedef unsigned __int128 shmcow_u128;
+#include "shmcow_address_fast.h"
 
 typedef struct {
     shmcow_u128 number;
@@ -240,7 +236,7 @@ static inline bool shmcow_parse6_plain(const char *text, uint64_t length, shmcow
 
 static inline bool shmcow_parse6(const char *text, uint64_t length, shmcow_u128 *number)
 {
-    if (shmcow_parse6_plain(text, length, number))
+    if (shmcow_parse6_fast(text, length, number) || shmcow_parse6_plain(text, length, number))
         return true;
     const char *scope = length > 0 ? memchr(text, '%', length) : NULL;
     if (scope == NULL)

@@ -11,7 +11,10 @@
 #ifndef SHMCOW_IPTABLE_BUILD_H
 #define SHMCOW_IPTABLE_BUILD_H
 
-#include "shmcow_iptable_find.h"
+#include <errno.h>
+#include <stdlib.h>
+
+#include "shmcow_iptable_pack.h"
 
 #define SHMCOW_NOBODY UINT32_MAX
 
@@ -124,79 +127,55 @@ static inline shmcow_draft shmcow_draft_at(const shmcow_iptable_builder *b, bool
                           &draft->parent};
 }
 
-/* Where intervals go: only counted, or into their sections. */
-typedef struct {
-    const shmcow_iptable_builder *b;
-    bool wide;
-    uint32_t count;
-    shmcow_u128 start;  /* of the last */
-    uint8_t *at, *owners, *lows;
-} shmcow_flat;
-
-static inline void shmcow_emit(shmcow_flat *flat, shmcow_u128 start, uint32_t owner)
+/* Whoever begins where another has begun is more specific. */
+static inline void shmcow_emit(const shmcow_iptable_builder *b, shmcow_packer *p, shmcow_u128 start, uint32_t owner)
 {
-    bool again = flat->count > 0 && flat->start == start; /* whoever begins there later is more specific */
-    if (!again) {
-        flat->count++;
-        flat->start = start;
-    }
-    if (flat->at == NULL)
-        return;
-    uint32_t value = owner == SHMCOW_NOBODY ? 0 : shmcow_draft_at(flat->b, flat->wide, owner).value + 1;
-    uint64_t k = flat->count - 1;
-    owner = owner == SHMCOW_NOBODY ? 0 : owner + 1;
-    if (flat->wide) {
-        uint64_t high = (uint64_t)(start >> 64), low = (uint64_t)start;
-        uint8_t *leaf = flat->at + k / 8 * sizeof(shmcow_leaf6);
-        owner |= low != 0 ? SHMCOW_HAS_LOW : 0;
-        memcpy(leaf + k % 8 * 8, &high, 8);
-        memcpy(leaf + offsetof(shmcow_leaf6, value) + k % 8 * 4, &value, 4);
-        memcpy(leaf + offsetof(shmcow_leaf6, owner) + k % 8 * 4, &owner, 4);
-        memcpy(flat->lows + k * 8, &low, 8);
-    } else {
-        shmcow_interval4 interval = {(uint32_t)start, value};
-        memcpy(flat->at + k * sizeof interval, &interval, sizeof interval);
-        memcpy(flat->owners + k * 4, &owner, 4);
-    }
+    if (p->intervals == 0 || p->start != start)
+        shmcow_pack_start(p, start);
+    if (owner == SHMCOW_NOBODY)
+        shmcow_pack_value(p, 0, 0);
+    else
+        shmcow_pack_value(p, shmcow_draft_at(b, p->wide, owner).value + 1, owner + 1);
 }
 
 /* Close what ends before `next`, the innermost first. */
-static inline uint32_t shmcow_close_rows(shmcow_flat *flat, uint32_t open, shmcow_u128 next)
+static inline uint32_t shmcow_close_rows(const shmcow_iptable_builder *b, shmcow_packer *p, uint32_t open, shmcow_u128 next)
 {
     while (open != SHMCOW_NOBODY) {
-        shmcow_draft row = shmcow_draft_at(flat->b, flat->wide, open);
+        shmcow_draft row = shmcow_draft_at(b, p->wide, open);
         if (row.last >= next)
             break;
         open = *row.parent;
-        shmcow_emit(flat, row.last + 1, open);
+        shmcow_emit(b, p, row.last + 1, open);
     }
     return open;
 }
 
-static inline bool shmcow_flatten(shmcow_flat *flat, shmcow_clash *clash)
+static inline bool shmcow_flatten(const shmcow_iptable_builder *b, shmcow_packer *p, shmcow_clash *clash)
 {
-    uint32_t rows = shmcow_drafts(flat->b, flat->wide), open = SHMCOW_NOBODY;
-    const shmcow_u128 highest = flat->wide ? ~(shmcow_u128)0 : UINT32_MAX;
+    uint32_t rows = shmcow_drafts(b, p->wide), open = SHMCOW_NOBODY;
+    const shmcow_u128 highest = p->wide ? ~(shmcow_u128)0 : UINT32_MAX;
     if (rows > 0)
-        shmcow_emit(flat, 0, SHMCOW_NOBODY);
+        shmcow_emit(b, p, 0, SHMCOW_NOBODY);
     for (uint32_t k = 0; k < rows; k++) {
-        shmcow_draft row = shmcow_draft_at(flat->b, flat->wide, k);
-        open = shmcow_close_rows(flat, open, row.first);
+        shmcow_draft row = shmcow_draft_at(b, p->wide, k);
+        open = shmcow_close_rows(b, p, open, row.first);
         if (open != SHMCOW_NOBODY) {
-            shmcow_draft around = shmcow_draft_at(flat->b, flat->wide, open);
+            shmcow_draft around = shmcow_draft_at(b, p->wide, open);
             bool same = around.first == row.first && around.last == row.last;
             if (same || row.last > around.last) {
                 *clash = (shmcow_clash){around.number, row.number, same,
-                                        {flat->wide, around.first, around.last, around.value},
-                                        {flat->wide, row.first, row.last, row.value}};
+                                        {p->wide, around.first, around.last, around.value},
+                                        {p->wide, row.first, row.last, row.value}};
                 return false;
             }
         }
         *row.parent = open;
         open = k;
-        shmcow_emit(flat, row.first, k);
+        shmcow_emit(b, p, row.first, k);
     }
-    shmcow_close_rows(flat, open, highest);
+    shmcow_close_rows(b, p, open, highest);
+    shmcow_pack_end(p);
     return true;
 }
 
@@ -217,53 +196,21 @@ static inline void shmcow_store_rows(const shmcow_iptable_builder *b, uint8_t *r
     }
 }
 
-/* The levels above the words, which lie there; and what fills nodes up. */
-static inline void shmcow_fill_tree(uint8_t *level, uint32_t count, uint32_t word_bytes)
-{
-    uint64_t node_bytes = UINT64_C(16) * word_bytes;
-    while (count > 0) {
-        uint32_t nodes = shmcow_nodes(count);
-        uint8_t *above = level + nodes * node_bytes;
-        memset(level + (uint64_t)count * word_bytes, 0xff, nodes * node_bytes - (uint64_t)count * word_bytes);
-        for (uint32_t node = 0; nodes > 1 && node < nodes; node++)
-            memcpy(above + (uint64_t)node * word_bytes, level + node * node_bytes, word_bytes);
-        count = nodes > 1 ? nodes : 0;
-        level = above;
-    }
-}
-
-/* What fills up the last leaf, and the tree over the first start of each: words at the beginning of leaves. */
-static inline void shmcow_fill_leaves(uint8_t *tree, uint8_t *leaves, uint32_t intervals, bool wide)
-{
-    const shmcow_interval4 filler = {UINT32_MAX, 0};
-    uint32_t count = shmcow_leaves(intervals), word_bytes = wide ? 8 : 4;
-    uint64_t leaf_bytes = wide ? sizeof(shmcow_leaf6) : 64;
-    for (uint64_t k = intervals; k < (uint64_t)count * 8; k++)
-        if (wide)
-            memset(leaves + k / 8 * leaf_bytes + k % 8 * 8, 0xff, 8);
-        else
-            memcpy(leaves + k * sizeof filler, &filler, sizeof filler);
-    for (uint64_t leaf = 0; leaf < count; leaf++)
-        memcpy(tree + leaf * word_bytes, leaves + leaf * leaf_bytes, word_bytes);
-    shmcow_fill_tree(tree, count, word_bytes);
-}
-
 static inline void shmcow_iptable_fill(shmcow_iptable_builder *b, const shmcow_crc_table *crc, shmcow_iptable_header *h)
 {
     shmcow_iptable_layout l = shmcow_iptable_lay_out(h);
     shmcow_clash never;
     uint8_t *block = b->block;
+    uint32_t slots = shmcow_slots(h->value_words);
     shmcow_iptable_seal(crc, h);
     memcpy(block, h, sizeof *h);
-    shmcow_flat flat4 = {b, false, 0, 0, block + l.leaves4, block + l.owners4, NULL};
-    shmcow_flat flat6 = {b, true, 0, 0, block + l.leaves6, NULL, block + l.lows6};
-    shmcow_flatten(&flat4, &never);
-    shmcow_flatten(&flat6, &never);
-    shmcow_fill_leaves(block + l.tree4, block + l.leaves4, h->intervals4, false);
-    shmcow_fill_leaves(block + l.tree6, block + l.leaves6, h->intervals6, true);
-    shmcow_store_rows(b, block + l.by_row4, block + l.by_row6);
-    if (h->value_bytes > 0)
-        memcpy(block + l.values, b->values.pile.at, (size_t)h->value_bytes);
+    shmcow_packer four = shmcow_pack_into(block, &l.four, false, slots, h->leaves4);
+    shmcow_packer six = shmcow_pack_into(block, &l.six, true, slots, h->leaves6);
+    shmcow_flatten(b, &four, &never);
+    shmcow_flatten(b, &six, &never);
+    shmcow_store_rows(b, block + l.four.by_row, block + l.six.by_row);
+    if (h->value_words > 0)
+        memcpy(block + l.values, b->values.pile.at, (size_t)h->value_words * 4);
 }
 
 /* Leave out each row that overlaps one before it without nesting, or repeats its range. The rows are sorted. */
@@ -298,13 +245,14 @@ static inline int shmcow_iptable_finish(shmcow_iptable_builder *b, const shmcow_
         shmcow_drop_clashes(b, false);
         shmcow_drop_clashes(b, true);
     }
-    shmcow_flat flat4 = {b, false, 0, 0, NULL, NULL, NULL}, flat6 = {b, true, 0, 0, NULL, NULL, NULL};
-    int r = shmcow_flatten(&flat4, clash) && shmcow_flatten(&flat6, clash) ? 0 : 1;
+    const uint32_t value_words = (uint32_t)(b->values.pile.used / 4), slots = shmcow_slots(value_words);
+    shmcow_packer four = {.wide = false, .slots = slots}, six = {.wide = true, .slots = slots};
+    int r = shmcow_flatten(b, &four, clash) && shmcow_flatten(b, &six, clash) ? 0 : 1;
     if (r == 0) {
         shmcow_iptable_header h = {
             .rows4 = shmcow_drafts(b, false), .rows6 = shmcow_drafts(b, true),
-            .intervals4 = flat4.count, .intervals6 = flat6.count,
-            .value_bytes = b->values.pile.used, .value_count = b->values.count,
+            .intervals4 = four.intervals, .intervals6 = six.intervals, .leaves4 = four.leaves, .leaves6 = six.leaves,
+            .value_words = value_words, .value_count = (uint32_t)b->values.count,
         };
         h.bytes = b->bytes = shmcow_iptable_lay_out(&h).end;
         b->block = h.bytes > SIZE_MAX / 2 ? NULL : calloc(1, (size_t)h.bytes);

@@ -43,7 +43,9 @@ NESTED = [
     ("2001:db8::", "2001:db8::ff", "test"),
     ("192.0.2.0", "192.0.2.9", "odd"),
 ]
-HEADER = struct.Struct("<8s2IQ4I2QI")  # up to its CRC
+# In the other family: values of more than 65,535 words, so that leaves have references of 32 bits.
+WIDE = [("192.0.2.77", bytes(270_000)), ("2001:db8:ffff::77", bytes(270_000))]
+HEADER = struct.Struct("<8s2IQ9I")  # up to its CRC
 
 
 class Country(msgspec.Struct, frozen=True):
@@ -548,13 +550,40 @@ def test_each_address_among_neighbours_finds_its_row(base: str, rows: int) -> No
     step = 2 << 64 if base.endswith("fff0::") else 2
     first = int(ipaddress.ip_address(base))
     kind = A4 if base.startswith("10.") else A6
-    table = opened([(kind(first + k * step), k) for k in range(rows)])
-    for k in range(rows):
-        assert table[kind(first + k * step)] == k
-        assert kind(first + k * step + 1) not in table
-        assert table.network_of(kind(first + k * step))[0] == kind(first + k * step)
-    ends = [kind(2**32 - 1 if kind is A4 else 2**128 - 1), kind(first - 1), kind(0)]
-    assert table.get_many([*ends, *(kind(first + k * step) for k in range(rows))]) == [None] * 3 + list(range(rows))
+    for more in ([], [WIDE[kind is A4]]):
+        table = opened([*((kind(first + k * step), k) for k in range(rows)), *more])
+        for k in range(rows):
+            assert table[kind(first + k * step)] == k
+            assert kind(first + k * step + 1) not in table
+            assert table.network_of(kind(first + k * step))[0] == kind(first + k * step)
+        ends = [kind(2**32 - 1 if kind is A4 else 2**128 - 1), kind(first - 1), kind(0)]
+        assert table.get_many([*ends, *(kind(first + k * step) for k in range(rows))]) == [None] * 3 + list(range(rows))
+
+
+@pytest.mark.parametrize("words", [65_534, 65_535, 65_536])
+def test_references_take_16_bits_as_long_as_all_fit(words: int) -> None:
+    """A leaf has 16 intervals up to 65,535 words of values, and 10 from there on; all is found either way."""
+    large = bytes(4 * (words - 3) - 5)  # with the 5 bytes that say what it is, and its length; the other takes 2 words
+    rows = [("10.0.0.0", large), *((f"10.0.0.{2 * k}", "x") for k in range(1, 64))]
+    data = bytes(memoryview(IPTable().encode(rows)[0]))
+    header = HEADER.unpack_from(data)
+    intervals, leaves, stored = header[6], header[8], header[10]
+    assert (intervals, stored) == (129, words)
+    assert leaves == 1 + -(-(intervals - 2) // (16 if words <= 65_535 else 10))  # 0.0.0.0 and 10.0.0.0 alone
+    table = opened(rows)
+    assert table["10.0.0.0"] == large
+    assert table.get_many([f"10.0.0.{k}" for k in range(1, 127)]) == [None, "x"] * 63
+
+
+def test_many_values_are_found() -> None:
+    """More distinct values than 16 bits can name, in both families, each with its row."""
+    rows = [(A4(n << 8), A4((n << 8) + 9), f"value {n:030}") for n in range(9_000)]
+    rows6 = [(A6(n << 70), A6((n << 70) + 9), f"value {n:031}") for n in range(1, 3_000)]
+    table = opened([*rows, *rows6])
+    for first, last, value in (*rows[::7], *rows6[::7]):
+        assert table[first] == table[last] == value
+        assert table.network_of(last) == (first, last)
+        assert last + 1 not in table
 
 
 # ---- damaged tables ----
@@ -579,7 +608,10 @@ def probe(data: bytes) -> None:
             pass
 
 
-PROBES = ["0.0.0.0", "10.1.2.3", "10.200.0.0", "255.255.255.255", "::", "2001:db8::80", "2001:db9::", "ffff::1"]
+PROBES = [
+    *("0.0.0.0", "10.1.2.3", "10.200.0.0", "255.255.255.255"),
+    *("::", "2001:db8::80", "2001:db8::8000", "2001:db8::8031", "2001:db9::", "ffff::1"),
+]
 
 
 def sealed(data: bytes) -> bytes:
@@ -587,15 +619,19 @@ def sealed(data: bytes) -> bytes:
     return data[:60] + struct.pack("<I", zlib.crc32(data[:60])) + data[64:]
 
 
-def small() -> bytes:
-    return bytes(memoryview(IPTable().encode(NESTED)[0]))
+def small(more: Any = ()) -> bytes:
+    return bytes(memoryview(IPTable().encode([*NESTED, *more])[0]))
 
 
-def test_each_damaged_byte_is_an_error_or_an_answer() -> None:
+SEVERAL_LEAVES = [(A6(0x20010DB8 << 96 | 0x8000 + 2 * k), k % 5) for k in range(40)]  # of one upper half
+
+
+@pytest.mark.parametrize("more", [[], SEVERAL_LEAVES, WIDE[1:]], ids=["small", "several leaves", "wide references"])
+def test_each_damaged_byte_is_an_error_or_an_answer(more: Any) -> None:
     """Every byte of a small table, with other values, with and without a matching checksum."""
-    good = small()
+    good = small(more)
     assert sealed(good) == good
-    for at in range(len(good)):
+    for at in range(min(len(good), 3_000)):  # more is but a large value
         for mask in (0x01, 0x80, 0xFF):
             bad = bytearray(good)
             bad[at] ^= mask
@@ -620,9 +656,9 @@ def test_what_is_wrong_with_a_table_is_said() -> None:
     fields = list(HEADER.unpack_from(good))
 
     def opening(**changes: int) -> str:
-        names = ["magic", "order", "format", "bytes", "rows4", "rows6", "n4", "n6"]
+        names = ["magic", "order", "format", "bytes", "rows4", "rows6", "n4", "n6", "leaves4", "leaves6"]
         values = [
-            changes.get(name, value) for name, value in zip([*names, "values", "count", "zero"], fields, strict=True)
+            changes.get(name, value) for name, value in zip([*names, "words", "count", "zero"], fields, strict=True)
         ]
         with pytest.raises(CorruptSegmentError) as caught:
             IPTable().decode_parts([StoredPart(memoryview(sealed(HEADER.pack(*values) + good[HEADER.size :])))])
@@ -630,7 +666,7 @@ def test_what_is_wrong_with_a_table_is_said() -> None:
 
     assert "does not begin as a table" in opening(magic=b"shmcowXX")  # type: ignore[arg-type]
     assert "other byte order" in opening(order=0x04030201)
-    assert "another format" in opening(format=2)
+    assert "another format" in opening(format=1)
     assert "its length" in opening(bytes=1)
     for change in (
         {"rows4": 2**31},
@@ -638,12 +674,35 @@ def test_what_is_wrong_with_a_table_is_said() -> None:
         {"n6": 0},
         {"n6": 2**31},
         {"rows6": 0},
+        {"leaves4": 0},
+        {"leaves4": 10},
+        {"leaves6": 2**31},
+        {"rows6": 0, "n6": 0},
+        {"count": 2**32 - 1},
+        {"words": 0},
     ):
         assert "a count in its header is out of range" in opening(**change)
-    assert "a count in its header" in opening(values=2**35)
-    assert "its length is not" in opening(values=64)
+    assert "its length is not" in opening(words=64)
+    assert "its length is not" in opening(words=2**32 - 1)
+    assert "its length is not" in opening(leaves4=2)
     with pytest.raises(CorruptSegmentError, match="checksum of its header"):
         IPTable().decode_parts([StoredPart(memoryview(good[:61] + b"\0" + good[62:]))])
+
+
+def test_what_a_forged_table_makes_decode_is_bounded() -> None:
+    """Rows with references into the middle of a value, where each word says that a long one begins there."""
+    inner = b"\0" + (16_000).to_bytes(4, "little") * 7_999  # so that they are words of the segment
+    good = bytes(memoryview(IPTable().encode([(A4(2 * k), inner) for k in range(2_000)])[0]))
+    rows = good.index(struct.pack("<3I", 2, 2, 0)) - 12
+    forged = bytearray(good)
+    for k in range(2_000):
+        struct.pack_into("<I", forged, rows + 12 * k + 8, 2 + k)
+    table = _core.IPTable(memoryview(bytes(forged)), bytes, 0)
+    first = table._row(0)[2]
+    assert table._row(0)[2] is first
+    assert {len(table._row(k)[2]) for k in range(1, 2_000)} == {16_000}
+    assert table._row(0)[2] is not first  # 32 MB were not kept
+    assert table._row(1_999)[2] is table._row(1_999)[2]
 
 
 def test_a_table_that_is_not_aligned_is_read() -> None:

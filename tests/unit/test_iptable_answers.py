@@ -8,6 +8,7 @@ import functools
 import gzip
 import importlib.util
 import ipaddress
+import itertools
 import os
 import random
 from collections.abc import Iterable
@@ -138,6 +139,9 @@ def test_corner_cases_of_texts(text: str) -> None:
 
 # ---- nesting ----
 
+LARGE = bytes(270_000)  # so many words of values that references take 32 bits
+ALONE = ipaddress.ip_network("203.0.113.77/32")
+
 
 class Row(NamedTuple):
     version: int
@@ -168,10 +172,13 @@ def networks(version: int) -> st.SearchStrategy[Any]:
 @given(
     st.dictionaries(st.one_of(networks(4), networks(6)), st.integers(0, 9), max_size=40),
     st.randoms(use_true_random=False),
+    st.booleans(),
 )
 @lean
-def test_nested_networks_are_those_of_a_naive_model(rows: dict[Any, int], rng: random.Random) -> None:
-    """The longest prefix that covers an address, found by looking at all of them."""
+def test_nested_networks_are_those_of_a_naive_model(rows: dict[Any, Any], rng: random.Random, wide: bool) -> None:
+    """The longest prefix that covers an address, found by looking at all of them; with narrow and wide references."""
+    if wide:
+        rows[ALONE] = LARGE
     order = [*rows.items()]
     rng.shuffle(order)
     table = opened(order)
@@ -189,6 +196,42 @@ def test_nested_networks_are_those_of_a_naive_model(rows: dict[Any, int], rng: r
             assert table.get(ip) == (None if best is None else rows[best])
             if best is not None:
                 assert table.network_of(str(ip)) == (best.network_address, best.broadcast_address)
+
+
+STEPS = st.tuples(st.integers(0, 34), st.integers(1, 3), st.sampled_from([0, 0, 0, 1, -1]))
+
+
+@given(
+    st.sampled_from([4, 6]),
+    st.sampled_from([0, 1, 16, 63, 64, 65, 96]),
+    st.lists(STEPS, min_size=1, max_size=80),
+    st.booleans(),
+)
+@lean
+def test_starts_are_exact_however_far_apart(version: int, up: int, steps: list[Any], wide: bool) -> None:
+    """Ranges side by side whose starts differ by little, by much, by powers of two, and by a few more or less."""
+    cls, top = CLASSES[version], 2 ** (32 if version == 4 else 128)
+    start = 0 if version == 4 else 0x2001 << 112
+    starts = [start]
+    for bits, times, more in steps:
+        start += max(1, (times << bits + (up if version == 6 else up % 8)) + more)
+        if start >= top:
+            break
+        starts.append(start)
+    rows: list[Any] = [
+        (cls(first), cls(after - 1), k) for k, (first, after) in enumerate(itertools.pairwise(starts)) if k % 3 != 2
+    ]
+    table = opened([*rows, ("::7" if version == 4 else "0.0.0.7", LARGE)] if wide else rows)
+    numbers = sorted({n for first in starts for n in (first - 1, first, first + 1, first + 77) if 0 <= n < top})
+    expected = []
+    for number in numbers:
+        k = bisect.bisect_right(starts, number) - 1
+        inside = 0 <= k < len(starts) - 1 and k % 3 != 2
+        expected.append(k if inside else None)
+        if inside:
+            assert table.network_of(cls(number)) == (cls(starts[k]), cls(starts[k + 1] - 1))
+    assert table.get_many([cls(number).packed for number in numbers]) == expected
+    assert [table.get(str(cls(number))) for number in numbers] == expected
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted), max_size=8))
@@ -284,6 +327,9 @@ def test_real_rows_answer_as_a_bisect_does(version: int, full: bool) -> None:
         row = model.find(number)
         if row is not None:
             assert table.network_of(text) == (cls(row.first), cls(row.last))
+    large = ("::7" if version == 4 else "0.0.0.7", LARGE)
+    wide = opened([*((cls(row.first), cls(row.last), row.value) for row in model.rows), large])
+    assert wide.get_many(packed) == answers
     print(f"IPv{version}: {len(model.rows):,} rows ({model.dropped} that clash left out), {len(numbers):,} addresses")
 
 

@@ -20,8 +20,9 @@ TARGETS = tuple(sorted(file.stem.removeprefix("target_") for file in HERE.glob("
 MAX_LEN = 2048
 FORMAT, PROTOCOL = "shmcow_format.h", "shmcow_protocol.h"
 TABLE, BUILD, VALUES = "shmcow_table.h", "shmcow_table_build.h", "shmcow_values.h"
-ADDRESS, RANGES, FIND, FLATTEN = (
-    f"shmcow_{name}.h" for name in ("address", "iptable", "iptable_find", "iptable_build")
+ADDRESS, FAST, RANGES, FIND, PACK, FLATTEN = (
+    f"shmcow_{name}.h"
+    for name in ("address", "address_fast", "iptable", "iptable_find", "iptable_pack", "iptable_build")
 )
 FLAGS = [
     *("-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-fno-inline", "-Wall", "-Wextra", "-Werror"),
@@ -84,13 +85,25 @@ PLANTED = (
     Planted("address", "more than eight groups", ADDRESS, "groups == 8"),
     Planted("address", "a gap of no group", ADDRESS, "groups > 7", "groups > 8"),
     Planted("address", "an address with a slash in its scope", ADDRESS, "memchr(scope + 1, '/', rest) == NULL", "1"),
+    Planted("address", "groups of more than four digits", FAST, "run & run >> 2 & digits >> 4"),
+    Planted("address", "any number of groups", FAST, "wrong == 0 && last == end", "wrong == 0"),
     Planted("address", "networks with host bits", ADDRESS, "(network->first.number & hosts) != 0"),
     Planted("iptable", "any number of intervals", RANGES, "intervals <= 2 * rows + 1", "1"),
     Planted("iptable", "the sections need not add up", RANGES, "h.bytes != bytes || l.end != bytes"),
-    Planted("iptable", "values of any number of bytes", RANGES, "h.value_bytes > SHMCOW_VALUES_MAX"),
-    Planted("iptable", "owners of any number", FIND, "owner > (address->wide ? t->rows6 : t->rows4)"),
+    Planted("iptable", "any number of leaves", RANGES, "leaves <= intervals", "1"),
+    Planted("iptable", "too few leaves for the intervals", RANGES, "(uint64_t)leaves * slots >= intervals", "1"),
+    Planted("iptable", "owners of any number", FIND, "owner > family->rows"),
+    Planted("iptable", "an interval behind the last", FIND, "k >= family->intervals"),
     Planted("iptable", "what fills up counts as intervals", FIND, "a < b ? a : b", "a"),
-    Planted("iptable", "lower halves are not looked at", FIND, "shmcow_load64(t->lows6, k) <= (uint64_t)number", "1"),
+    Planted("iptable", "leaves of one upper half are not told apart", FIND, "base > number"),
+    Planted("iptable", "a leaf's first start has no lower half", PACK, "p->wide && (uint64_t)p->base != 0"),
+    Planted(
+        "iptable",
+        "starts that a delta does not hold",
+        PACK,
+        "difference >> shmcow_trailing_zeros(p->bits | difference) <= SHMCOW_DELTA_MAX",
+        "1",
+    ),
     Planted("iptable", "ranges may cross", FLATTEN, "same || row.last > around.last", "same"),
     Planted("iptable", "an enclosing row ends with those in it", FLATTEN, "row.last >= next", "0"),
 )

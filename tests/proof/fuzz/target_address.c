@@ -25,6 +25,13 @@ static void check6(const char *text, uint64_t size, const char *terminated)
     shmcow_pack(number, packed);
     REQUIRE(read == (inet_pton(AF_INET6, terminated, &there) == 1));
     REQUIRE(!read || memcmp(packed, &there, sizeof packed) == 0);
+    shmcow_u128 fast = 0;
+    bool taken = shmcow_parse6_fast(text, size, &fast);
+    REQUIRE(!taken || (read && fast == number));
+#ifdef SHMCOW_SSE2
+    bool dotted = memchr(text, '.', size) != NULL, gap = strstr(terminated, "::") != NULL;
+    REQUIRE(taken == (read && size >= SHMCOW_TEXT6_MIN && !dotted && !gap));
+#endif
 }
 
 static void fuzz_one(const uint8_t *data, size_t size)

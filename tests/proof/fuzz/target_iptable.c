@@ -1,8 +1,12 @@
 /* A table of IP ranges: 1 byte what to do, then a segment's payload; or rows to build one of, 4 bytes each, which must answer
- * as looking at all of them does.
+ * as looking at all of them does. In that byte, 1: it is rows; 2: references are wide, however few values there are.
  */
 #include "fuzz.h"
+
+static uint32_t narrow_words_max = 65535;
+#define SHMCOW_NARROW_WORDS_MAX narrow_words_max
 #include "shmcow_iptable_build.h"
+#include "shmcow_iptable_find.h"
 
 #define ROOM 4096
 #define SAID 1
@@ -15,8 +19,10 @@ static const uint16_t fields[] = {
     FIELD4(SAID + offsetof(shmcow_iptable_header, rows6)),
     FIELD4(SAID + offsetof(shmcow_iptable_header, intervals4)),
     FIELD4(SAID + offsetof(shmcow_iptable_header, intervals6)),
-    FIELD8(SAID + offsetof(shmcow_iptable_header, value_bytes)),
-    FIELD8(SAID + offsetof(shmcow_iptable_header, value_count)),
+    FIELD4(SAID + offsetof(shmcow_iptable_header, leaves4)),
+    FIELD4(SAID + offsetof(shmcow_iptable_header, leaves6)),
+    FIELD4(SAID + offsetof(shmcow_iptable_header, value_words)),
+    FIELD4(SAID + offsetof(shmcow_iptable_header, value_count)),
 };
 
 static void read_value(const shmcow_iptable *table, uint32_t reference)
@@ -43,13 +49,20 @@ static void look(const shmcow_iptable *table, shmcow_u128 number, bool wide)
     }
 }
 
+static void check_counts(const shmcow_iptable *table, const shmcow_family *family)
+{
+    uint32_t leaves = family->tree.levels > 0 ? family->tree.count[0] : 0;
+    REQUIRE(family->rows > 0 ? family->intervals <= 2 * family->rows + 1 : family->intervals == 0);
+    REQUIRE(leaves <= family->intervals && family->intervals <= (uint64_t)leaves * table->slots);
+}
+
 /* All that readers do, whatever the bytes. */
 static void use(const shmcow_iptable *table, size_t size)
 {
     shmcow_u128 number = 0;
     shmcow_iptable_row row;
-    REQUIRE(table->rows4 > 0 ? table->intervals4 <= 2 * table->rows4 + 1 : table->intervals4 == 0);
-    REQUIRE(table->rows6 > 0 ? table->intervals6 <= 2 * table->rows6 + 1 : table->intervals6 == 0);
+    check_counts(table, &table->four);
+    check_counts(table, &table->six);
     for (unsigned int k = 0; k < 16; k++) {
         look(table, (uint32_t)(number >> 96), false);
         look(table, number, true);
@@ -58,7 +71,7 @@ static void use(const shmcow_iptable *table, size_t size)
     }
     look(table, UINT32_MAX, false);
     for (uint64_t k = 0; shmcow_iptable_row_at(table, k, &row); k++) {
-        REQUIRE(k < (uint64_t)table->rows4 + table->rows6);
+        REQUIRE(k < (uint64_t)table->four.rows + table->six.rows);
         look(table, row.first, row.wide);
         look(table, row.last, row.wide);
         read_value(table, row.value);
@@ -153,6 +166,7 @@ static void fuzz_one(const uint8_t *data, size_t size)
     uint8_t said;
     shmcow_iptable table;
     fuzz_take(&data, &size, &said, SAID);
+    narrow_words_max = said & 2 ? 0 : 65535;
     if (said & 1) {
         build_rows(data, size);
         return;
@@ -181,9 +195,10 @@ static size_t make_table(uint8_t *data, size_t room, uint32_t random)
         REQUIRE(shmcow_iptable_add(&builder, &row, k) == 0);
     }
     size_t size = 0;
+    data[0] = random >> 7 & 2;
+    narrow_words_max = data[0] & 2 ? 0 : 65535;
     if (shmcow_iptable_finish(&builder, &fuzz_crc, &clash) == 0 && builder.bytes + SAID < room) {
         size = (size_t)builder.bytes + SAID;
-        data[0] = 0;
         memcpy(data + SAID, builder.block, size - SAID);
     }
     shmcow_iptable_builder_free(&builder);
@@ -202,7 +217,7 @@ static size_t fuzz_repair(uint8_t *data, size_t size, size_t room, uint32_t rand
     if (random % 8 == 1) /* one of the counts is not what it should be, by much or by little */
         fuzz_poke(data, size, fields, sizeof fields / sizeof *fields, random / 8);
     else if (random % 8 == 2)
-        data[fields[random / 8 % 7] & 0x7FFF] += random & 256 ? 8 : 1;
+        data[fields[random / 8 % (sizeof fields / sizeof *fields)] & 0x7FFF] += random & 256 ? 8 : 1;
     else if (random % 8 < 6) { /* words behind the header */
         size_t at = SAID + sizeof h + random / 8 % (size - SAID - sizeof h + 1) / 4 * 4;
         if (at + 4 <= size)
@@ -211,7 +226,8 @@ static size_t fuzz_repair(uint8_t *data, size_t size, size_t room, uint32_t rand
     memcpy(&h, data + SAID, sizeof h);
     if (random % 4 != 0) { /* what follows is as long as the counts say, if there is room */
         uint64_t end = shmcow_iptable_lay_out(&h).end;
-        if (h.intervals4 < 256 && h.intervals6 < 256 && h.rows4 < 256 && h.rows6 < 256 && end <= room - SAID) {
+        if (h.intervals4 < 256 && h.intervals6 < 256 && h.rows4 < 256 && h.rows6 < 256 && h.leaves4 < 256 &&
+            h.leaves6 < 256 && end <= room - SAID) {
             if (size < SAID + end)
                 memset(data + size, 0, SAID + (size_t)end - size);
             size = SAID + (size_t)end;

@@ -1,5 +1,7 @@
-/* The checks and sums of shmcow_format.h and the words of shmcow_protocol.h, at their edges. Ends with 0, or says what
-   is wrong. Built with ASan and UBSan: each struct is alone on the heap, so that a byte beside it is a report. */
+/* The checks and sums of shmcow_format.h, the words of shmcow_protocol.h and the comparisons of
+   shmcow_iptable_compare.h, at their edges. Ends with 0, or says what is wrong. Built with ASan and UBSan: each struct is
+   alone on the heap, so that a byte beside it is a report. */
+#include "shmcow_iptable_compare.h"
 #include "shmcow_os.h"
 #include "shmcow_protocol.h"
 
@@ -101,6 +103,45 @@ static void test_words(void)
     free(h);
 }
 
+/* Whatever way numbers are compared, with SSE2 or in plain C, it is the same. Each is alone on the heap, at any alignment. */
+static void test_comparisons(void)
+{
+    static const uint32_t edges[] = {0, 1, 0x7fff, 0x8000, 0xfffe, 0xffff, 0x10000, 0x7fffffff, 0x80000000u, 0xfffffffeu,
+                                     UINT32_MAX};
+    const size_t count = sizeof edges / sizeof *edges;
+    for (uint32_t at = 0; at < 5; at++) {
+        uint8_t *node4 = (uint8_t *)malloc(at + 128) + at, *node6 = (uint8_t *)malloc(at + 128) + at;
+        uint8_t *leaf = (uint8_t *)malloc(at + 32) + at;
+        for (uint32_t step = 0; step < 64; step++) {
+            for (uint32_t k = 0; k < 32; k++) { /* they ascend, and some are the same */
+                uint64_t number = edges[step % count] + ((uint64_t)k * step * 0x400000 >> 2 * (step % 16));
+                uint32_t word = number < UINT32_MAX ? (uint32_t)number : UINT32_MAX, half = word >> 3;
+                uint16_t delta = (uint16_t)(k * step * 70 < 0xffff ? k * step * 70 : 0xffff);
+                memcpy(node4 + 4 * k, &word, 4);
+                if (k >= 16)
+                    continue;
+                memcpy(node6 + 4 * k, &half, 4);
+                memcpy(node6 + 64 + 4 * k, &word, 4);
+                memcpy(leaf + 2 * k, &delta, 2);
+            }
+            for (size_t k = 0; k < 32 + count; k++) {
+                uint32_t number = k < 32 ? shmcow_load32(node4, k) : edges[k - 32];
+                for (uint32_t off = 0; off < 3; off++) {
+                    uint32_t asked = number + off - 1, delta = (uint16_t)asked < 0xffff ? (uint16_t)asked : 0xfffe;
+                    uint64_t head = (uint64_t)shmcow_load32(node6, k % 16) << 32 | asked;
+                    CHECK(shmcow_above4(node4, asked) == shmcow_above4_plain(node4, asked));
+                    CHECK(shmcow_above6(node6, head) == shmcow_above6_plain(node6, head));
+                    CHECK(shmcow_above_delta(leaf, delta, 16) == shmcow_above_delta_plain(leaf, delta, 16));
+                    CHECK(shmcow_above_delta(leaf, delta, 10) == shmcow_above_delta_plain(leaf, delta, 10));
+                }
+            }
+        }
+        free(node4 - at);
+        free(node6 - at);
+        free(leaf - at);
+    }
+}
+
 int main(void)
 {
     shmcow_crc_fill(&table);
@@ -109,6 +150,7 @@ int main(void)
     test_entry();
     test_identity();
     test_words();
+    test_comparisons();
     for (int k = SHMCOW_FINE; k <= SHMCOW_BAD_LENGTH; k++)
         CHECK(strlen(shmcow_problem_text((shmcow_problem)k)) > 0);
     printf("%u checks\n", checks);
