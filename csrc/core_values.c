@@ -1,10 +1,8 @@
 /* shmcow: values of a table, decoded on demand (see core_values.h).
  *
  * The cache is bounded, so that a process that looks up everything does not end up with a private copy of everything:
- * 4,096 values, four for each set, and begun anew after 16 MiB of encoded ones. If all values together are small, each
- * reference has a place instead: few lines of memory are touched, and nothing is searched. Plain scalars are decoded here
- * (MessagePack: msgpack.org, the specification of 2017); a Python decoder has the rest, and gets a copy of the bytes, so
- * that no value can point into the segment.
+ * 4,096 values, four for each set, and begun anew after 16 MiB of encoded ones. Plain scalars are decoded here (MessagePack: msgpack.org, the specification of 2017);
+ * a Python decoder has the rest, and gets a copy of the bytes, so that no value can point into the segment.
  */
 #include "core_values.h"
 
@@ -92,54 +90,30 @@ static PyObject *decode(const core_values *values, const uint8_t *at, uint32_t l
 static void drop_cache(core_values *values)
 {
     core_cache_set *cache = values->cache;
-    PyObject **dense = values->dense;
-    uint32_t words = values->dense_words;
     values->cache = NULL; /* first: a finalizer may look something up */
-    values->dense = NULL;
-    values->dense_words = 0;
     values->cached_bytes = 0;
     for (unsigned int k = 0; cache != NULL && k < CORE_CACHE_SETS; k++)
         for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
             Py_XDECREF(cache[k].value[way]);
-    for (uint32_t k = 0; k < words; k++)
-        Py_XDECREF(dense[k]);
     PyMem_Free(cache);
-    PyMem_Free(dense);
-}
-
-/* Without memory for it there is no cache: that is slower, and right. */
-static void make_cache(core_values *values)
-{
-    if (values->cache != NULL || values->dense != NULL)
-        return;
-    if (values->blob.bytes / 4 > CORE_DENSE_WORDS) {
-        values->cache = PyMem_Calloc(CORE_CACHE_SETS, sizeof *values->cache);
-        return;
-    }
-    values->dense = PyMem_Calloc((size_t)values->blob.bytes / 4, sizeof *values->dense);
-    values->dense_words = values->dense != NULL ? (uint32_t)(values->blob.bytes / 4) : 0;
 }
 
 static void remember(core_values *values, uint32_t reference, uint32_t length, PyObject *value)
 {
-    PyObject *oldest;
     if (values->cached_bytes + length > CORE_CACHE_BYTES)
         drop_cache(values);
     values->cached_bytes += length;
-    make_cache(values);
-    if (reference < values->dense_words) {
-        oldest = values->dense[reference]; /* of another thread, that came in while it was decoded */
-        values->dense[reference] = Py_NewRef(value);
-    } else if (values->cache != NULL) {
-        core_cache_set *set = core_values_set(values, reference);
-        oldest = set->value[CORE_CACHE_WAYS - 1];
-        memmove(&set->reference[1], &set->reference[0], (CORE_CACHE_WAYS - 1) * sizeof set->reference[0]);
-        memmove(&set->value[1], &set->value[0], (CORE_CACHE_WAYS - 1) * sizeof set->value[0]);
-        set->reference[0] = (uint64_t)reference + 1;
-        set->value[0] = Py_NewRef(value);
-    } else {
-        return;
+    if (values->cache == NULL) {
+        values->cache = PyMem_Calloc(CORE_CACHE_SETS, sizeof *values->cache);
+        if (values->cache == NULL)
+            return; /* slower, and right */
     }
+    core_cache_set *set = &values->cache[(reference * UINT32_C(0x9E3779B1)) >> 22];
+    PyObject *oldest = set->value[CORE_CACHE_WAYS - 1];
+    memmove(&set->reference[1], &set->reference[0], (CORE_CACHE_WAYS - 1) * sizeof set->reference[0]);
+    memmove(&set->value[1], &set->value[0], (CORE_CACHE_WAYS - 1) * sizeof set->value[0]);
+    set->reference[0] = (uint64_t)reference + 1;
+    set->value[0] = Py_NewRef(value);
     Py_XDECREF(oldest); /* last: a finalizer may look something up */
 }
 
@@ -177,8 +151,6 @@ int core_values_traverse(core_values *values, visitproc visit, void *arg)
     for (unsigned int k = 0; values->cache != NULL && k < CORE_CACHE_SETS; k++)
         for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
             Py_VISIT(values->cache[k].value[way]);
-    for (uint32_t k = 0; k < values->dense_words; k++)
-        Py_VISIT(values->dense[k]);
     return 0;
 }
 

@@ -8,7 +8,6 @@
 #define CORE_CACHE_WAYS 4u
 #define CORE_CACHE_SETS 1024u
 #define CORE_CACHE_BYTES (UINT64_C(16) << 20)
-#define CORE_DENSE_WORDS 8192u
 
 /* Scalars that are decoded here; everything else is the Python decoder's. */
 enum core_scalar {
@@ -29,9 +28,7 @@ typedef struct {
     shmcow_values blob;
     PyObject *decode;      /* bytes -> value */
     unsigned int scalars;  /* of enum core_scalar */
-    core_cache_set *cache; /* made at the first miss, unless there is a place for each reference: */
-    PyObject **dense;      /* by reference; NULL: not decoded yet */
-    uint32_t dense_words;  /* 0: there is none */
+    core_cache_set *cache; /* made at the first miss */
     uint64_t cached_bytes; /* of what was put there since, encoded */
 } core_values;
 
@@ -41,20 +38,11 @@ PyObject *core_values_load(core_values *values, uint32_t reference);
 int core_values_traverse(core_values *values, visitproc visit, void *arg);
 void core_values_clear(core_values *values);
 
-static inline core_cache_set *core_values_set(const core_values *values, uint32_t reference)
-{
-    return &values->cache[(reference * UINT32_C(0x9E3779B1)) >> 22];
-}
-
 /* The value at a reference: the same object as long as it stays in the cache. NULL with an exception. */
 static inline PyObject *core_values_get(core_values *values, uint32_t reference)
 {
-    if (reference < values->dense_words) {
-        PyObject *value = values->dense[reference];
-        if (value != NULL)
-            return Py_NewRef(value);
-    } else if (values->cache != NULL) {
-        const core_cache_set *set = core_values_set(values, reference);
+    if (values->cache != NULL) {
+        core_cache_set *set = &values->cache[(reference * UINT32_C(0x9E3779B1)) >> 22];
         for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
             if (set->reference[way] == (uint64_t)reference + 1)
                 return Py_NewRef(set->value[way]);
