@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         result = known[name].run(plan)
         results[name] = result.as_json()
-        print(f"\n{harness.result_text(result)}", flush=True)
+        print(f"\n{harness.result_text(result, given.quick)}", flush=True)
     if given.json is not None:
         given.json.write_text(json.dumps({**about, "results": results}, indent=1, ensure_ascii=False) + "\n")
     return 0

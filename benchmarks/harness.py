@@ -254,13 +254,13 @@ def run_text(about: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def result_text(result: Result) -> str:
-    """Write one question's tables: ratios first, times second."""
+def result_text(result: Result, quick: bool = False) -> str:
+    """Write one question's tables: ratios first, times second; no verdicts on figures that mean nothing."""
     ratios = [["ratio", "median", "quartiles", "must", "aim", ""]]
     for r in result.ratios:
-        bounds = ["" if bound is None else f"≤ {bound:g}" for bound in (r.must, r.aim)]
+        bounds = ["" if bound is None else f"≤ {bound:.3g}" for bound in (r.must, r.aim)]
         middle = r.middle
-        ratios.append([r.name, f"{middle.median:.3g}", f"{middle.low:.3g} … {middle.high:.3g}", *bounds, r.verdict])
+        ratios.append([r.name, f"{middle.median:.3g}", f"{middle.low:.3g} … {middle.high:.3g}", *bounds, "" if quick else r.verdict])
     times = [["one operation", "median", "quartiles"]]
     for name, figures in result.rounds.items():
         middle = Middle.of(figures)
