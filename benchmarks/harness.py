@@ -259,8 +259,8 @@ def result_text(result: Result, quick: bool = False) -> str:
     ratios = [["ratio", "median", "quartiles", "must", "aim", ""]]
     for r in result.ratios:
         bounds = ["" if bound is None else f"≤ {bound:.3g}" for bound in (r.must, r.aim)]
-        middle = r.middle
-        ratios.append([r.name, f"{middle.median:.3g}", f"{middle.low:.3g} … {middle.high:.3g}", *bounds, "" if quick else r.verdict])
+        spread = f"{r.middle.low:.3g} … {r.middle.high:.3g}"
+        ratios.append([r.name, f"{r.middle.median:.3g}", spread, *bounds, "" if quick else r.verdict])
     times = [["one operation", "median", "quartiles"]]
     for name, figures in result.rounds.items():
         middle = Middle.of(figures)
