@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def child_pids() -> set[int]:
         except (FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             continue
     return children
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: what a shell runs in the background ignores it, and hands that on."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
