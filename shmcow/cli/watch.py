@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import subprocess
 from typing import Any, Final, NamedTuple
 
@@ -193,12 +194,20 @@ def _run(program: str, snapshot: Snapshot[Any], found: _Found, redact: str, as_j
     else:
         data = _json(value) + b"\n"
     environment = {"SHMCOW_NAME": snapshot.store, "SHMCOW_VERSION": str(snapshot.version)}
-    with subprocess.Popen(program, shell=True, stdin=subprocess.PIPE, env=os.environ | environment) as process:
-        try:
-            process.communicate(data)
-        except KeyboardInterrupt:
-            process.terminate()
-            raise
+    early: list[int] = []  # Ctrl-C while the command starts: noted, so that it is not left behind
+    before = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
+    try:
+        with subprocess.Popen(program, shell=True, stdin=subprocess.PIPE, env=os.environ | environment) as process:
+            try:
+                signal.signal(signal.SIGINT, before)
+                if early:
+                    raise KeyboardInterrupt
+                process.communicate(data)
+            except KeyboardInterrupt:
+                process.terminate()
+                raise
+    finally:
+        signal.signal(signal.SIGINT, before)
     if process.returncode:
         how = f"with {process.returncode}" if process.returncode > 0 else f"by signal {-process.returncode}"
         _say(f"the command for version {snapshot.version} ended {how}")
