@@ -196,6 +196,8 @@ def _malformed_json(raw: bytes, where: str, said: str) -> ValidationError:
         return _at(where, exc.lineno, exc.colno, f"JSON is malformed: {exc.msg}")
     except (ValidationError, RecursionError) as exc:
         return exc if isinstance(exc, ValidationError) else ValidationError(f"{where}: it is nested too deeply")
+    except ValueError:  # a number of thousands of digits
+        pass
     found = re.search(r" \(byte (\d+)\)$", said)  # such as NaN, which that one takes
     return _at_byte(where, raw, int(found[1]), said[: found.start()]) if found else ValidationError(f"{where}: {said}")
 
@@ -211,6 +213,10 @@ def _parse_toml(data: memoryview, where: str) -> Any:
             said = str(exc).removesuffix(" (at end of document)")
             raise _at_byte(where, bytes(data), data.nbytes, f"TOML is malformed: {said}, and here it ends") from exc
         raise _at(where, int(found[1]), int(found[2]), f"TOML is malformed: {str(exc)[: found.start()]}") from exc
+    except ValueError as exc:  # a number of thousands of digits
+        if isinstance(exc, ValidationError):
+            raise
+        raise ValidationError(f"{where}: TOML is malformed: {exc}") from exc
     except RecursionError as exc:
         raise ValidationError(f"{where}: it is nested too deeply") from exc
 
@@ -259,6 +265,8 @@ def _parse_yaml(data: memoryview, where: str) -> Any:
         if isinstance(exc, ValidationError):
             raise
         raise ValidationError(f"{where}: YAML is malformed: {exc}") from exc  # a date such as 2026-13-45
+    except (LookupError, AttributeError, TypeError) as exc:  # PyYAML's, of a tag such as !!bool before another text
+        raise ValidationError(f"{where}: YAML is malformed: a value does not fit its tag") from exc
 
 
 _REPEATED: Final = 10  # how often all of a YAML file may come again through its aliases
@@ -488,6 +496,8 @@ class _Reading:
             except ValidationError as exc:
                 raise ValidationError(f"{at.place(at.line)}: {exc}") from exc
             yield row
+        if self.header and names is None:  # as a download that failed: a table without rows has its header
+            raise ValidationError(f"{at.place(1)}: it is empty, where a header was expected")
 
     def _picker(self, names: list[str] | None, width: int) -> Callable[[list[str]], tuple[Any, ...]]:
         keys = [_number(column, names, width) for column in self.key] or list(range(2 if width == 3 else 1))

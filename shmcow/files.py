@@ -220,7 +220,8 @@ def _check_target(path: str) -> None:
 def _write_whole(path: str, write: Callable[[IO[bytes]], None]) -> None:
     folder, base = os.path.split(path)
     folder = folder or "."
-    partial = os.path.join(folder, f".{base[:100]}.{secrets.token_hex(8)}.partial")
+    start = os.fsencode(base)[:100].decode(errors="ignore")  # a name has 255 bytes at most, not characters
+    partial = os.path.join(folder, f".{start}.{secrets.token_hex(8)}.partial")
     try:
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as exc:
@@ -233,7 +234,11 @@ def _write_whole(path: str, write: Callable[[IO[bytes]], None]) -> None:
     except BaseException:
         os.unlink(partial)
         raise
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # one may write into it, and not read it
+        os.sync()
+        return
     try:
         os.fsync(fd)
     finally:

@@ -152,6 +152,9 @@ def unlink_all(name: str) -> list[str]:
         raise StoreNotFoundError(f"there is no store {name}, and nothing else of that name in {segments.DIRECTORY}")
     for item in items:
         _check_mine(item.filename)
+        path = f"{segments.DIRECTORY}/{item.filename}"
+        if os.path.isdir(path) and not os.path.islink(path):
+            raise IncompatibleStoreError(f"{path} is a directory, which shmcow never made: nothing was removed")
     with contextlib.suppress(ShmcowError, OSError):  # what is no store cannot be told
         _core.WriterCore(_core.Store(segments.header_path(name)), segments).give_notice()
     # The header first, so that nobody attaches to half of a store; lock files last, as in destroy().

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 
@@ -12,6 +13,17 @@ def main() -> int:
     Returns:
         The exit code; see ``shmcow.cli.exits``.
     """
+    try:
+        return _main()
+    except KeyboardInterrupt:  # while modules are imported
+        return 130
+
+
+def _main() -> int:
+    if sys.stdout is None:  # closed: what is opened next must not become it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         import click  # noqa: F401
         import rich  # noqa: F401

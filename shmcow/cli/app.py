@@ -6,6 +6,7 @@ to ``COMMANDS``.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -43,6 +44,9 @@ COMMANDS: Final = {
     "wait": "shmcow.cli.wait",
     "watch": "shmcow.cli.watch",
 }
+
+
+_COMPLETES: Final = "_SHMCOW_COMPLETE"  # in the environment of a completion
 
 
 class _Debug:
@@ -120,8 +124,15 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
     except click.ClickException as exc:
         _trace()
-        exc.show()
+        with contextlib.suppress(OSError):  # stderr is closed or full: the exit code still says it
+            exc.show()
         return exc.exit_code
+    except SystemExit as exc:
+        if _COMPLETES in os.environ:
+            raise  # so click ends a completion
+        _trace()
+        _say(f"the code that was named called sys.exit({printable(repr(exc.code))})")
+        return exits.REFUSED
     except (click.Abort, KeyboardInterrupt):
         _trace()
         return exits.INTERRUPTED
@@ -141,11 +152,19 @@ def _trace() -> None:
 
 def _tell(exc: Exception) -> int:
     _trace()
+    if isinstance(exc, RecursionError):
+        _say("the value is nested too deeply for this command (shmcow get --raw and shmcow export take it as it is)")
+        return exits.UNUSABLE
     code = exits.exit_code(exc)
     if code is not None:
-        click.echo(f"shmcow: {printable(str(exc) or type(exc).__name__)}", err=True)
+        _say(printable(str(exc) or type(exc).__name__))
         return code
-    click.echo(f"shmcow: {type(exc).__name__}: {printable(str(exc))}", err=True)
+    _say(f"{type(exc).__name__}: {printable(str(exc))}")
     hint = "" if _Debug.on else ": please report it with what `shmcow --debug ...` shows"
-    click.echo(f"shmcow: this is a bug in shmcow, not in what you typed{hint}", err=True)
+    _say(f"this is a bug in shmcow, not in what you typed{hint}")
     return exits.OUR_BUG
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # stderr is closed or full: the exit code still says it
+        click.echo(f"shmcow: {text}", err=True)

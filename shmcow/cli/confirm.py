@@ -47,7 +47,7 @@ def confirmed(what: Sequence[str], *, yes: bool, dry_run: bool) -> bool:
         click.echo(f"shmcow: will {printable(line)}", err=True)
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError("stdin is no terminal, so nobody can be asked: give --yes to go on, or --dry-run")
     if not click.confirm("Go on?", err=True):
         click.echo("shmcow: nothing was done", err=True)

@@ -23,7 +23,7 @@ __all__ = ["command"]
 @click.argument("version", type=params.VERSION)
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=params.SECONDS,
     metavar="SECONDS",
     help="Wait until nobody holds it any more, for this long at most (then exit 7).",
 )

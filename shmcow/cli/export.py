@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from shmcow import files
@@ -18,7 +20,7 @@ __all__ = ["command"]
 @click.command("export")
 @click.argument("name", type=params.STORE)
 @click.argument("path", metavar="FILE")
-@click.option("--at", "version", type=click.IntRange(min=1), help="An older version, if it can still be opened.")
+@click.option("--at", "version", type=params.VERSION, help="An older version, if it can still be opened.")
 @version_options
 def command(name: str, path: str, version: int | None, form: str | None, as_json: bool) -> None:
     """Save the current version of store NAME to FILE, and print its number.
@@ -35,4 +37,5 @@ def command(name: str, path: str, version: int | None, form: str | None, as_json
     with bar(f"writing {printable(path)}") as progress, file_errors(path):
         said = files.export_file(name, path, version=version, progress=progress)
     click.echo(f"saved version {said.version} of {name}, {size(said.size_bytes)}, to {printable(path)}", err=True)
-    print_version(said.version, form, as_json, file=path, size_bytes=said.size_bytes)
+    file = os.fsencode(path).decode(errors="backslashreplace")  # JSON is UTF-8, whatever a name is
+    print_version(said.version, form, as_json, file=file, size_bytes=said.size_bytes)

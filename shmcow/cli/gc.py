@@ -36,7 +36,7 @@ _COLUMNS: Final = (
 @click.option("--dry-run", is_flag=True, help="Say what would be collected, and do nothing.")
 @click.option(
     "--older-than",
-    type=click.FloatRange(min=0),
+    type=params.SECONDS,
     default=garbage.MIN_AGE,
     show_default=True,
     metavar="SECONDS",
@@ -44,7 +44,7 @@ _COLUMNS: Final = (
 )
 @click.option(
     "--lock-timeout",
-    type=click.FloatRange(min=0),
+    type=params.SECONDS,
     default=DEFAULT_LOCK_TIMEOUT,
     show_default=True,
     metavar="SECONDS",

@@ -14,8 +14,9 @@ import click
 from shmcow import Reader, Snapshot
 from shmcow.cli import params, paths
 from shmcow.cli.exits import PathNotFoundError
-from shmcow.cli.output import REDACT, is_terminal, redacted, write_json
+from shmcow.cli.output import REDACT, is_terminal, write_json
 from shmcow.cli.text import printable, shortened
+from shmcow.cli.values import masked
 from shmcow.codecs import BundleView, IPTableView, MMDBView, TableView
 
 __all__ = ["command", "find"]
@@ -74,8 +75,7 @@ def _write(data: memoryview) -> None:
 
 
 def _print(value: Any, path: str | None, pattern: str, as_json: bool) -> None:
-    last = path.rsplit(".", 1)[-1].rsplit("/", 1)[-1] if path else ""
-    shown = redacted({last: value}, pattern)[last] if last else redacted(value, pattern)
+    shown = masked(paths.parse_path(path) if path is not None else (), value, pattern)
     if isinstance(shown, str) and not as_json:
         click.echo(printable(shown) if is_terminal() else shown, color=True)  # True: a pipe gets it as it is
     else:

@@ -22,7 +22,7 @@ __all__ = ["command"]
 @click.argument("name", type=params.STORE)
 @click.argument("path", metavar="FILE")
 @click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="Of the values; or a codec object.")
-@click.option("--expected", type=click.IntRange(min=0), help="Publish only if this version is current (0: none is).")
+@click.option("--expected", type=params.VERSION_OR_NONE, help="Publish only if this version is current (0: none is).")
 @click.option("--if-changed", is_flag=True, help="Publish nothing if the bytes are those of the current version.")
 @click.option("--dry-run", is_flag=True, help="Check the file and everything else, and publish nothing.")
 @click.option(

@@ -88,7 +88,7 @@ def show(
         write_json({"schema": SCHEMA, name: [plain(record) for record in records]})
     elif form == "jsonl":
         for record in records:
-            click.echo(msgspec.json.encode({"schema": SCHEMA, **plain(record)}).decode())
+            click.echo(printable_json(msgspec.json.encode({"schema": SCHEMA, **plain(record)}).decode()))
     elif form == "tsv":
         for record in records:
             click.echo("\t".join(printable(_text(column.exact(record))) for column in columns))
@@ -122,9 +122,17 @@ def write_json(value: Any) -> None:
 
 
 def printable_json(text: str) -> str:
-    """Escape what JSON leaves as it is and a terminal might obey: C1 controls, and what turns a line around."""
+    """Escape what JSON leaves as it is and a terminal might obey: C1 controls, and what turns a line around.
+
+    What the encoding of the output has not is escaped, too: as JSON does it, and not as Python would.
+    """
+    unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    if text.isprintable() and (unicode or text.isascii()):
+        return text
     return "".join(
-        char if char.isprintable() or char == "\n" else "".join(f"\\u{unit:04x}" for unit in _utf16(char))
+        char
+        if (char.isprintable() and (unicode or char.isascii())) or char == "\n"
+        else "".join(f"\\u{unit:04x}" for unit in _utf16(char))
         for char in text
     )
 
@@ -160,15 +168,18 @@ def redacted(value: Any, pattern: str) -> Any:
 
 def _masked(value: Any, found: re.Pattern[str]) -> Any:
     if isinstance(value, Mapping):
-        return {
-            key: _HIDDEN if isinstance(key, str) and found.search(key) else _masked(item, found)
-            for key, item in value.items()
-        }
+        return {key: _HIDDEN if found.search(_name_of(key)) else _masked(item, found) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_masked(item, found) for item in value]
     if hasattr(value, "to_dict") or hasattr(value, "_asdict"):  # names may be in a bundle, or in a table's rows
         return _masked(plain(value), found)
     return value
+
+
+def _name_of(key: Any) -> str:
+    if isinstance(key, bytes):
+        return key.decode(errors="replace")
+    return key if isinstance(key, str) else ""
 
 
 def size(number: int) -> str:

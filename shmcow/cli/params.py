@@ -15,7 +15,7 @@ from shmcow.cli.text import printable
 from shmcow.segments import check_name
 from shmcow.store import TIMEOUT_MAX, check_timeout
 
-__all__ = ["PATH", "SECONDS", "STORE", "TYPE", "VERSION"]
+__all__ = ["PATH", "SECONDS", "STORE", "TYPE", "VERSION", "VERSION_OR_NONE"]
 
 
 class _Store(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic in newer clicks only
@@ -45,8 +45,8 @@ def _typed_name(ctx: click.Context) -> str | None:
 class _Version(click.IntRange):
     """A version; completed to those that can be opened."""
 
-    def __init__(self) -> None:
-        super().__init__(min=1, max=_core.VERSION_MAX)
+    def __init__(self, least: int = 1) -> None:
+        super().__init__(min=least, max=_core.VERSION_MAX)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         del param
@@ -84,10 +84,10 @@ class _Type(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             self.fail(f"{printable(value)!r} is not of the form module:Class, such as shop.config:Config", param, ctx)
         here = os.getcwd()
         if here not in sys.path:
-            sys.path.insert(0, here)
+            sys.path.append(here)  # not in front: a directory such as /tmp must not replace a module that is installed
         try:
             found: Any = importlib.import_module(module)
-        except Exception as exc:  # whatever the user's module raises is for the user
+        except (Exception, SystemExit) as exc:  # whatever the user's module raises is for the user
             self.fail(f"cannot import {printable(module)}: {type(exc).__name__}: {printable(str(exc))}", param, ctx)
         for name in path.split("."):
             if not hasattr(found, name):
@@ -115,3 +115,4 @@ SECONDS = _Seconds()
 STORE = _Store()
 TYPE = _Type()
 VERSION = _Version()
+VERSION_OR_NONE = _Version(0)  # 0: there is none yet

@@ -18,6 +18,7 @@ from shmcow.errors import DecodeError, ValidationError
 __all__ = ["parse_path", "part", "removed", "removed_typed", "replaced", "replaced_typed"]
 
 _SHOWN = 12  # keys named in a message
+_DIGITS = 20  # of the largest whole number that MessagePack has
 
 
 def parse_path(text: str) -> tuple[str, ...]:
@@ -196,14 +197,18 @@ def _key(value: dict[Any, Any], step: str) -> Any:
     for key in value:
         if not isinstance(key, str) and str(key) == step:
             return key
-    if value and all(type(key) is int for key in value) and step.removeprefix("-").isdecimal():
+    if value and all(type(key) is int for key in value) and _is_number(step.removeprefix("-")):
         return int(step)
     return step
 
 
+def _is_number(step: str) -> bool:
+    return step.isdecimal() and len(step) <= _DIGITS  # Python refuses to read thousands of digits
+
+
 def _index(steps: tuple[str, ...], depth: int, length: int) -> int:
     step = steps[depth]
-    if step.isdecimal() and int(step) < length:
+    if _is_number(step) and int(step) < length:
         return int(step)
     there = f"{_where(steps, depth)} is a list with " + (f"indexes 0 to {length - 1}" if length else "nothing in it")
     raise _missing(steps, depth, there)
@@ -237,7 +242,7 @@ def _check_field(value: Any, steps: tuple[str, ...]) -> None:
             if key not in value:
                 return
             value = value[key]
-        elif isinstance(value, (list, tuple)) and step.isdecimal() and int(step) < len(value):
+        elif isinstance(value, (list, tuple)) and _is_number(step) and int(step) < len(value):
             value = value[int(step)]
         else:
             fields = fields_of(value)

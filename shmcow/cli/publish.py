@@ -10,7 +10,7 @@ import click
 from shmcow import documents, publishing
 from shmcow.arguments import check_group, check_mode
 from shmcow.cli import params
-from shmcow.cli.inputs import opened
+from shmcow.cli.inputs import file_errors, opened
 from shmcow.cli.output import size
 from shmcow.cli.progress import bar
 from shmcow.cli.text import printable
@@ -48,7 +48,7 @@ _TABLE_OPTIONS: Final = ("key", "columns", "key_type", "delimiter", "header", "i
     metavar="MODULE:FUNCTION",
     help="Called as (old, new); raises to refuse.",
 )
-@click.option("--expected", type=click.IntRange(min=0), help="Publish only if this version is current (0: none is).")
+@click.option("--expected", type=params.VERSION_OR_NONE, help="Publish only if this version is current (0: none is).")
 @click.option("--if-changed", is_flag=True, help="Publish nothing if the bytes are those of the current version.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would happen, and publish nothing.")
 @click.option(
@@ -175,7 +175,8 @@ def _read(
     if form == "csv":
         return _read_rows(name, file, where, type_, table, progress)
     codec = publishing.codec_for(name, type_, form, force=force)
-    data = documents.contents(file, progress)
+    with file_errors(path):
+        data = documents.contents(file, progress)
     if form in ("raw", "mmdb"):
         return codec, data
     typed = codec if codec.name in ("msgpack", "json") else None
@@ -210,7 +211,7 @@ def _read_rows(
 
 def _columns(given: str | None) -> list[int | str]:
     names = [name.strip() for name in given.split(",")] if given else []
-    return [int(name) if name.isdecimal() else name for name in names]
+    return [int(name) if name.isdecimal() and len(name) < 10 else name for name in names]
 
 
 def tell(name: str, published: Published, dry_run: bool, form: str | None, as_json: bool, **more: Any) -> None:

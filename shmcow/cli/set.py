@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 
 from shmcow import Writer, codecs, describe
 from shmcow.cli import params, paths
+from shmcow.cli.output import REDACT
 from shmcow.cli.text import shortened
 from shmcow.cli.versions import print_version, version_options
 from shmcow.errors import CodecMismatchError
@@ -56,7 +58,7 @@ def command(
       shmcow set orders limits.max 10 --type shop.config:Limits
     """
     steps = steps_of(path)
-    new = value if string else _from_json(value)
+    new = value if string else _from_json(value, secret=re.search(REDACT, path) is not None)
     said = {"message": message, "author": author, "source": "shmcow set"}
     version = change_part(name, type_, force, said, lambda old, codec: paths.replaced_typed(old, steps, new, codec))
     print_version(version, form, as_json)
@@ -70,10 +72,12 @@ def steps_of(path: str) -> tuple[str, ...]:
         raise click.BadParameter(str(exc), param_hint="PATH") from exc
 
 
-def _from_json(text: str) -> Any:
+def _from_json(text: str, *, secret: bool) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as exc:
+        if secret:  # which must not end in a log
+            raise click.BadParameter(f"it is no JSON ({exc}): quote it, or use --string", param_hint="VALUE") from None
         quoted = msgspec.json.encode(text.encode("utf-8", "replace").decode()).decode().replace("'", "'\\''")
         raise click.BadParameter(
             f"{shortened(text, 60)} is no JSON ({exc}). For a text, quote it as JSON, '{shortened(quoted, 60)}', "

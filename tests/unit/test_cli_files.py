@@ -154,3 +154,23 @@ def test_reader_of_another_user_exports_and_may_not_import(name: str) -> None:
     assert shmcow.describe(name) == before
     assert (folder / "f").stat().st_mode & 0o777 == 0o600
     assert msgspec.msgpack.encode({"a": 1}) in (folder / "f").read_bytes()
+
+
+@pytest.mark.usefixtures("shop")
+def test_names_that_are_long_or_no_utf8(name: str) -> None:
+    """A name may have 255 bytes, of any kind, and JSON tells it all the same."""
+    with Writer(name, initial=1):
+        assert run("export", name, "\u6f22" * 85).returncode == 0
+        done = run("export", name, "f\udcff.x", "--json")
+        assert json.loads(done.stdout)["file"] == "f\\xff.x"
+
+
+@needs_root
+@pytest.mark.usefixtures("shop")
+def test_export_into_a_folder_that_cannot_be_listed(name: str) -> None:
+    """Whoever may write into it, and not read it, has exported: the exit code says so."""
+    Path("drop").mkdir()
+    Path("drop").chmod(0o733)
+    with Writer(name, mode=0o644, initial=1):
+        assert as_stranger(["export", name, "drop/f.x"])[0] == [0]
+    assert Path("drop/f.x").exists()

@@ -330,3 +330,24 @@ def test_wrong_use_of_gc_exits_2(name: str) -> None:
     with pytest.raises(ValueError, match="lock_timeout"):
         collect(name, lock_timeout=-1)
     assert run("gc", name).returncode == 0
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e300", "-1"])
+def test_seconds_that_are_none_are_a_wrong_usage(name: str, seconds: str) -> None:
+    """Before anything is done, too: `drop --wait nan` dropped first."""
+    with shmcow.Writer(name, initial=1) as writer:
+        writer.publish(2)
+        for arguments in (("gc", name, "--older-than"), ("gc", name, "--lock-timeout"), ("drop", name, "1", "--wait")):
+            assert run(*arguments, seconds, *(["--yes"] if arguments[0] == "drop" else [])).returncode == 2
+        assert [item.version for item in shmcow.describe(name).generations] == [2, 1]
+
+
+def test_rm_force_leaves_a_directory(name: str) -> None:
+    """shmcow never made it, and does not look into it."""
+    path = Path("/dev/shm") / f"shmcow.{name}"
+    path.mkdir()
+    try:
+        done = run("rm", name, "--yes", "--force")
+        assert (done.returncode, "is a directory" in done.stderr) == (6, True)
+    finally:
+        path.rmdir()

@@ -434,3 +434,56 @@ def test_bundle_keeps_its_parts(name: str) -> None:
         with pytest.raises(PathNotFoundError):
             paths.removed_typed(view, ("zoo",), codec)
         del view
+
+
+@pytest.mark.usefixtures("shop")
+def test_an_empty_download_does_not_empty_a_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file without its header is refused; one with a header and no rows is an empty table."""
+    called(0, capsys, "publish", name, put("t.csv", "k,v\na,1\n"), "--key", "k")
+    assert "it is empty" in called(9, capsys, "publish", name, put("t.csv", ""), "--key", "k")[1]
+    assert run("get", name, "a").stdout == "1\n"
+    called(0, capsys, "publish", name, put("t.csv", "k,v\n"), "--key", "k")
+    shmcow.destroy(name)
+
+
+@pytest.mark.usefixtures("shop")
+def test_documents_that_parsers_trip_over(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers of thousands of digits, and tags that do not fit, are the file's fault."""
+    files = [("x.json", "9" * 5000), ("x.toml", "x = " + "9" * 5000)]
+    files += [("x.yaml", text) for text in ("!!int ''", "!!bool x", "!!timestamp x", "9" * 5000)]
+    for path, text in files:
+        assert path in called(9, capsys, "publish", name, put(path, text))[1]
+    called(2, capsys, "publish", name, "/proc/self/mem", "--format", "raw")
+    for arguments in (("publish", name, "x.json", "--expected"), ("export", name, "f.x", "--at")):
+        called(2, capsys, *arguments, "9" * 30)
+    assert name not in shmcow.list_stores()
+
+
+@pytest.mark.usefixtures("shop")
+def test_code_that_is_named_and_ends_the_process(name: str) -> None:
+    """sys.exit() in it must not look as if the value had been published."""
+    put("ends.py", "import sys; sys.exit(0)")
+    put("checks.py", "import sys\ndef check(old, new): sys.exit(0)\n")
+    put("x.json", "{}")
+    assert "SystemExit" in refused(2, "publish", name, "x.json", "--type", "ends:X")
+    assert "sys.exit(0)" in refused(9, "publish", name, "x.json", "--validate", "checks:check")
+
+
+def test_type_does_not_replace_what_is_installed(shop: Path, name: str) -> None:
+    """In a folder such as /tmp a file of somebody's must not be imported for a module of Python's."""
+    (shop / "tomllib.py").write_text("raise SystemExit('not this one')")
+    (shop / "x.toml").write_text("a = 1")
+    root = environment()["PYTHONPATH"].split(os.pathsep)[0]
+    code = "import sys; del sys.path[0]\n"
+    code += "from shmcow.cli.app import run\n"
+    code += f"sys.exit(run(['publish', {name!r}, 'x.toml', '--type', 'builtins:dict', '--dry-run']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=shop, env=os.environ | {"PYTHONPATH": root}
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_set_does_not_quote_a_secret(name: str) -> None:
+    """A text without quotes is the commonest mistake, and stderr ends in logs."""
+    with Writer(name, initial={"db": {"password": "old"}}):
+        assert "hunter2" not in refused(2, "set", name, "db.password", "hunter2")

@@ -219,3 +219,52 @@ def test_output_into_a_closed_pipe_ends_quietly(store: str) -> None:
         ["bash", "-c", f"set -o pipefail; ({program}) | true"], capture_output=True, timeout=60, env=environment()
     )
     assert done.stderr == b""
+
+
+def test_a_name_anywhere_on_the_way_masks(name: str) -> None:
+    """What is asked for by its path is masked as in the whole value; so is a key of bytes."""
+    with Writer(name, initial={"password": ["p1"], "db": {"secret": {"x": "p1"}}, "a": {"api.key-token": 1}}) as writer:
+        for path in ("password.0", "/password/0", "db.secret.x", "/db/secret/x", "/a/api.key-token"):
+            assert run("get", name, path).stdout == "********\n", path
+        assert run("get", name, "password.0", "--redact", "").stdout == "p1\n"
+        writer.publish({b"password": "p1"})
+        assert "p1" not in run("get", name).stdout + run("watch", name, "--count", "1", "--json").stdout
+
+
+def test_lines_of_json_are_for_terminals_and_encodings_too(name: str) -> None:
+    """No control character of a message is in JSON lines; an encoding without a character gets JSON's escape."""
+    with Writer(name) as writer:
+        writer.publish({"e": "\xe9\U0001f600"}, message="\x9b31m\u202e")
+        for command in (["history", name, "-o", "jsonl"], ["ls", "-o", "jsonl"]):
+            assert not set("\x9b\u202e") & set(run(*command).stdout)
+        done = subprocess.run(
+            [sys.executable, "-m", "shmcow", "get", name],
+            capture_output=True,
+            check=True,
+            env=environment() | {"PYTHONIOENCODING": "ascii"},
+        )
+        assert json.loads(done.stdout) == {"e": "\xe9\U0001f600"}
+
+
+def test_what_is_too_deep_or_too_long_is_no_bug_of_ours(name: str) -> None:
+    """Nesting that Python cannot walk through, and numbers that it does not read."""
+    value: Any = 1
+    for _ in range(700):
+        value = {"a": value}
+    with Writer(name, initial=[1]) as writer:
+        refused(3, "get", name, "9" * 5000)
+        refused(3, "set", name, "9" * 5000, "1")
+        writer.publish(value)
+        for command in ("get", "watch", "diff"):
+            assert "nested too deeply" in refused(6, command, name)
+
+
+def test_closed_and_full_streams(name: str) -> None:
+    """Nobody who closes a stream is told of a bug, and the exit code is right where stderr is full."""
+    with Writer(name, initial=1):
+        for rest, code in ((f"get {name} >&-", 0), (f"rm {name} <&-", 2), ("get nosuch 2>/dev/full", 3)):
+            done = subprocess.run(
+                ["sh", "-c", f"{sys.executable} -m shmcow {rest}"], capture_output=True, text=True, env=environment()
+            )
+            assert done.returncode == code, (rest, done.stderr)
+            assert "bug" not in done.stderr
