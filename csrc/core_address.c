@@ -7,9 +7,10 @@ int core_ipaddress_load(core_ipaddress *classes)
     if (module == NULL)
         return -1;
     classes->address4 = PyObject_GetAttrString(module, "IPv4Address");
-    classes->address6 = PyObject_GetAttrString(module, "IPv6Address");
+    if (classes->address4 != NULL) /* with an exception set, a lookup that works may clear it */
+        classes->address6 = PyObject_GetAttrString(module, "IPv6Address");
     Py_DECREF(module);
-    return classes->address4 != NULL && classes->address6 != NULL ? 0 : -1;
+    return classes->address6 != NULL ? 0 : -1;
 }
 
 int core_ipaddress_traverse(core_ipaddress *classes, visitproc visit, void *arg)

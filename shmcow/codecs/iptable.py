@@ -398,6 +398,8 @@ def _build(codec: IPTable[Any], rows: Iterable[Any]) -> _core.IPTableBuilder:
                 add(row[0], None, data, count)
             else:
                 add(*_ends(row[0]), data, count)
+        except MemoryError:
+            raise  # it is not the row's fault
         except Exception as exc:
             place = f"row {count}" if lines is None else lines.place(count)
             problem = exc

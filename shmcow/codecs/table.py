@@ -239,6 +239,8 @@ class Table(Codec[Mapping[K, V]], Generic[K, V]):
         builder = _core.TableBuilder(_KINDS[self.key], self.values.fingerprint, int.from_bytes(os.urandom(8)))
         try:
             builder.extend(rows, self._encode)
+        except MemoryError:
+            raise  # it is not the row's fault
         except Exception as exc:
             if builder.failed is None:
                 raise

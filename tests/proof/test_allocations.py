@@ -29,6 +29,8 @@ OPERATIONS = [
     "pickle",
     "fork",
     "destroy",
+    "build tables",
+    "look tables up",
 ]
 
 Builds = tuple[Path, dict[str, Path]]

@@ -112,6 +112,6 @@ def build_all(directory: Path) -> tuple[Path, dict[str, Path]]:
     command = [copies.compiler() or "cc", *common, *flags]
     subprocess.run([*command, "-c", str(HERE / "alloc_hooks.c"), "-o", str(hooks)], check=True)
     made = [copies.Copy("as it is"), *(copies.Copy(m.name, (m.edit,), m.changed) for m in MUTANTS)]
-    hooked = ["-finstrument-functions", "-Dcalloc=alloc_calloc"]
+    hooked = ["-finstrument-functions", "-Dcalloc=alloc_calloc", "-Drealloc=alloc_realloc"]
     places = copies.build(directory, made, [*flags, *hooked], [hooks])
     return places[0], {mutant.name: place for mutant, place in zip(MUTANTS, places[1:], strict=True)}

@@ -2,11 +2,12 @@
  *
  * An allocation is the extension's if C code of the extension, or C code that it called, asks for it: not if Python code
  * runs in between (the extension is compiled with -finstrument-functions, and each Python frame is counted as outside).
- * Hooked are Python's three allocators, and calloc() of the extension (-Dcalloc=alloc_calloc).
+ * Hooked are Python's three allocators, and calloc() and realloc() of the extension (-Dcalloc=alloc_calloc).
  */
 #include <Python.h>
 
 extern void *__libc_calloc(size_t, size_t);
+extern void *__libc_realloc(void *, size_t);
 #define EXPORTED __attribute__((visibility("default")))
 
 static PyMemAllocatorEx below[3];
@@ -52,6 +53,12 @@ void *alloc_calloc(size_t n, size_t size);
 void *alloc_calloc(size_t n, size_t size)
 {
     return refused() ? NULL : __libc_calloc(n, size);
+}
+
+void *alloc_realloc(void *old, size_t size);
+void *alloc_realloc(void *old, size_t size)
+{
+    return refused() ? NULL : __libc_realloc(old, size);
 }
 
 static void *my_malloc(void *a, size_t size)

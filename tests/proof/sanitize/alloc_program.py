@@ -35,7 +35,8 @@ from sweep_jobs import OPS, RETAIN, Job, Op, reader, writer  # noqa: E402
 from sweep_program import Case, Child, Sweeper, Unraisable, check_error, digest, in_child, judge, take_image  # noqa: E402
 
 import shmcow  # noqa: E402
-from shmcow import WaitTimeoutError, _core, segments  # noqa: E402
+from shmcow import IPTable, Table, WaitTimeoutError, _core, segments  # noqa: E402
+from shmcow.codecs import StoredPart  # noqa: E402
 
 HOOKS = ctypes.PyDLL(_core.__file__)
 MOST = 2000  # allocations of one operation: more is a mistake of the sweep
@@ -132,6 +133,42 @@ def _wait_unused(store: str) -> Job:
     return Job(wait, wait)
 
 
+_TABLES = (
+    (Table(key=str, value=str), [(f"key {k}", "v" * (k % 7)) for k in range(40)], "key 3"),
+    (Table(key=int, value=int), [(k, k << 40) for k in range(40)], 3),
+    (IPTable(str), [(f"10.{k}.0.0/16", f"value {k}") for k in range(20)] + [("10.3.3.0/24", "inner")], "10.3.3.3"),
+    (IPTable(str), [(f"2001:db8:{k:x}::/48", f"value {k}") for k in range(40)], "2001:db8:3::3"),
+)
+
+
+def _build(_store: str) -> Job:
+    """Tables are built, and laid out in memory of the C helper's own."""
+
+    def build() -> int:
+        return sum(len(part.buffers) for codec, rows, _ in _TABLES for part in codec.encode_parts(rows))
+
+    return Job(build, build)
+
+
+def _look_up(_store: str) -> Job:
+    views = []
+    for codec, rows, key in _TABLES:
+        (part,) = codec.encode_parts(rows)
+        stored = StoredPart(memoryview(b"".join(part.buffers)), part.name, part.codec)
+        views.append((codec, stored, key))
+
+    def look_up() -> int:
+        found = 0
+        for codec, stored, key in views:
+            view = codec.decode_parts([stored])
+            found += len({str(view[key]), *map(str, view.get_many([key])), str(view.get(key))})
+            found += len(view.network_of(key) if isinstance(codec, IPTable) else list(view))
+            found += len(view.to_dict())
+        return found
+
+    return Job(look_up, look_up)
+
+
 def _few(n: int) -> Callable[[str], None]:
     """A store with few versions: each costs its reports some thirty allocations more."""
 
@@ -152,6 +189,8 @@ MORE = tuple(
         ("pickle", _pickle),
         ("fork", _fork),
         ("describe", _describe),
+        ("build tables", _build),
+        ("look tables up", _look_up),
         ("wait until unused", _wait_unused),
     )
 )
