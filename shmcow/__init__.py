@@ -4,6 +4,9 @@ A ``Writer`` publishes whole versions of a value; ``Reader`` objects in any numb
 one at the cost of one atomic load. See README.md for what is guaranteed, and csrc/PROTOCOL.md for why.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from shmcow import errors, validators
 from shmcow.codecs import (
     JSON,
@@ -42,10 +45,13 @@ from shmcow.errors import (
 )
 from shmcow.frozen import FrozenDict, FrozenList
 from shmcow.gate import wait_readers
-from shmcow.inspect import describe, list_stores
 from shmcow.reader import Reader
 from shmcow.snapshot import Publisher, Snapshot
 from shmcow.writer import Writer, destroy
+
+if TYPE_CHECKING:
+    from shmcow import inspect as inspect
+    from shmcow.reports import describe, list_stores
 
 __version__ = "0.1.0"
 
@@ -94,3 +100,12 @@ __all__ = [
     "validators",
     "wait_readers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # For tools: a worker that imports this package does not pay for them.
+    if name == "inspect":
+        return importlib.import_module("shmcow.inspect")
+    if name in ("describe", "list_stores"):
+        return getattr(importlib.import_module("shmcow.reports"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 from typing import Any
 
 from shmcow import _core
@@ -41,6 +40,8 @@ def check_group(group: int | str | None) -> int:
     if group is None:
         return -1
     if isinstance(group, str):
+        import grp
+
         try:
             return grp.getgrnam(group).gr_gid
         except KeyError:

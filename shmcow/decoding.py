@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -155,6 +154,8 @@ def dump(what: str, how: object) -> bytes:
     Raises:
         PicklingError: a type, codec or ``transform`` cannot be found by its name.
     """
+    import pickle  # most workers send nothing
+
     try:
         return pickle.dumps(how)
     except Exception as exc:
@@ -170,6 +171,8 @@ def undump(how: bytes, what: str) -> Any:
     Raises:
         DecodeError: this process lacks the type, the codec or the ``transform``.
     """
+    import pickle
+
     try:
         return pickle.loads(how)
     except Exception as exc:

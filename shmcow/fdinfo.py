@@ -76,6 +76,20 @@ def _lock_lines(pid: int) -> Iterator[str]:
             continue
 
 
+def command_of(pid: int) -> str:
+    """Return a process's command line, the program's name without its directory; "" if it has gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+            words = cmdline.read().rstrip(b"\0").split(b"\0")
+        program, *arguments = [word.decode(errors="backslashreplace") for word in words]
+        if program:
+            return " ".join([os.path.basename(program), *arguments])
+        with open(f"/proc/{pid}/comm", errors="backslashreplace") as name:
+            return name.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
 def describe_process(pid: int) -> str:
     """Say for people which process a pid is."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import pwd
 import sys
 import threading
 import time
@@ -623,6 +622,8 @@ def _uid_of(owner: int | str | None) -> int | None:
         return owner
     if not isinstance(owner, str):
         raise ValueError(f"owner is a uid or a user's name, found {owner!r}")
+    import pwd
+
     try:
         return pwd.getpwnam(owner).pw_uid
     except KeyError:

@@ -122,17 +122,14 @@ def _describe(store: _core.Store, holder: Holder, version: int) -> ReaderProcess
             fields = dict(line.split(":", 1) for line in status if ":" in line)
         uid = int(fields["Uid"].split()[1])
         letter = fields["State"].split()[0]
-        with open(f"/proc/{holder.pid}/cmdline", "rb") as cmdline:
-            words = cmdline.read().rstrip(b"\0").split(b"\0")
     except (OSError, KeyError):
         return None
-    program, *arguments = [word.decode(errors="backslashreplace") for word in words]
     oldest = min((first for first, _ in holder.held + holder.seen), default=version)
     return ReaderProcess(
         pid=holder.pid,
         uid=uid,
         user=_user(uid),
-        command=" ".join([os.path.basename(program), *arguments]) or fields["Name"].strip(),
+        command=fdinfo.command_of(holder.pid),
         state={"T": "stopped", "t": "traced", "Z": "dead", "X": "dead"}.get(letter, "running"),
         held=holder.held,
         seen=holder.seen,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import hashlib
 import types
 import typing
 from typing import Any, Final
@@ -172,15 +171,19 @@ def _fingerprint(tp: Any) -> bytes:
         labels = new
         if settled or not nodes:
             break
+    from hashlib import blake2b  # it loads OpenSSL: who has no types does not need it
+
     canonical = "\n".join([_describe(root, labels), *pairs])
-    return hashlib.blake2b(canonical.encode("utf-8", "backslashreplace"), digest_size=16).digest()
+    return blake2b(canonical.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 
 _cached_fingerprint = functools.lru_cache(maxsize=256)(_fingerprint)
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+    from hashlib import blake2b
+
+    return blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
 
 
 def _collect(info: msgspec.inspect.Type, nodes: dict[int, _Node]) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import sys
 import threading
 import time
@@ -418,13 +417,15 @@ def retry_lock(core: _core.WriterCore, store: _core.Store, deadline: float, time
     """
     pause = 0.0001
     while not core.try_lock():
+        from random import uniform  # only who waits pays for it
+
         left = deadline - time.monotonic()
         if left <= 0:
             raise WriterBusyError(
                 f"the writer lock of store {store.name} was not free within {timeout} s: {_likely_holder(store)}; "
                 "raise lock_timeout, or end that process"
             )
-        time.sleep(min(left, pause * random.uniform(0.5, 1.5)))
+        time.sleep(min(left, pause * uniform(0.5, 1.5)))
         pause = min(pause * 2, 0.01)
     return True
 

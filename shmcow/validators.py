@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
+
+import msgspec
 
 from shmcow.errors import ValidationError
 
@@ -65,8 +65,7 @@ def _check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must not be negative, got {value}")
 
 
-@dataclass(frozen=True, slots=True)
-class _MinCount:
+class _MinCount(msgspec.Struct, frozen=True):
     n: int
     path: str
 
@@ -80,14 +79,15 @@ class _MinCount:
         return f"min_count({self.n}{_also(self.path)})"
 
 
-@dataclass(frozen=True, slots=True)
-class _MaxShrink:
+class _MaxShrink(msgspec.Struct, frozen=True):
     fraction: float
     path: str
 
     def __call__(self, old: Any, new: Any) -> None:
         if old is None:
             return
+        from fractions import Fraction  # few writers ask, and every worker would import it
+
         # The old value may predate the part, and then there is nothing to shrink from; the new one must have it.
         part = _part(old, self.path)
         before = len(part) if hasattr(part, "__len__") else 0
@@ -104,8 +104,7 @@ class _MaxShrink:
         return f"max_shrink({self.fraction!r}{_also(self.path)})"
 
 
-@dataclass(frozen=True, slots=True)
-class _MaxSize:
+class _MaxSize(msgspec.Struct, frozen=True):
     size_bytes: int
 
     def __call__(self, old: Any, new: Any) -> None:

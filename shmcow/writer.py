@@ -14,7 +14,6 @@ from shmcow.agreement import agreed_codec, check_schema
 from shmcow.arguments import check_count, check_group, check_mode, check_version, given_codec
 from shmcow.codecs import Bundle, Codec
 from shmcow.decoding import Decoding
-from shmcow.dropping import Dropped, discard, with_holders
 from shmcow.encoded import Encoded, Said, Schema, as_forced, bounded, prove, say, schema_of
 from shmcow.errors import (
     ClosedError,
@@ -42,6 +41,7 @@ from shmcow.waiting import Pause, Sleep, check_wait, until
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from shmcow.dropping import Dropped
     from shmcow.validators import Validator
 
 T = TypeVar("T", default=Any)
@@ -501,6 +501,8 @@ class Writer(Generic[T]):
         """
         self._check_open()
         check_version("version", version, 1)
+        from shmcow.dropping import discard, with_holders  # hardly ever asked for, and it would cost every worker
+
         with self._turn(recreate=False) as turn:
             found = discard(turn, version)
             store = turn.store

@@ -1,7 +1,7 @@
 """The ``shmcow`` command: its commands, and what becomes of their errors.
 
 A command is one module with a click command named ``command``; it is imported when it is used. To add one, add a line
-to ``COMMANDS``.
+to ``COMMANDS``, and one to ``GROUPS``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import signal
 import sys
 import traceback
 from typing import Any, Final
@@ -20,7 +19,7 @@ import shmcow
 from shmcow.cli import exits
 from shmcow.cli.text import printable
 
-__all__ = ["COMMANDS", "app", "run"]
+__all__ = ["COMMANDS", "GROUPS", "app", "run"]
 
 COMMANDS: Final = {
     "completion": "shmcow.cli.completion",
@@ -40,9 +39,45 @@ COMMANDS: Final = {
     "rollback": "shmcow.cli.rollback",
     "set": "shmcow.cli.set",
     "stat": "shmcow.cli.stat",
+    "top": "shmcow.cli.top",
     "unset": "shmcow.cli.unset",
     "wait": "shmcow.cli.wait",
     "watch": "shmcow.cli.watch",
+}
+
+# What the help says of each, without importing any.
+GROUPS: Final = {
+    "Look": {
+        "ls": "all stores: version, age, bytes, readers, owner",
+        "stat": "everything about one store: settings, counters, room, versions",
+        "get": "the value, or a part of it; of a table by key",
+        "history": "the versions that can still be opened: when, who, why",
+        "diff": "what changed from one version to another",
+        "readers": "who reads: pid, command, versions held and seen, how far behind",
+        "top": "live: publishes per second, who is behind, who holds what",
+        "doctor": "what is wrong or may go wrong, each with its fix",
+    },
+    "Follow": {
+        "watch": "print each new version, or run a command with it",
+        "wait": "until a version is published, or no reader is behind it",
+    },
+    "Change": {
+        "publish": "a new version from a file, or from standard input",
+        "set": "replace one part of the value",
+        "unset": "remove one part of the value",
+        "import": "publish what export saved",
+    },
+    "Undo and remove": {
+        "rollback": "a new version with the content of an older one",
+        "drop": "give up an older version now: a leaked secret, say",
+        "rm": "remove a store",
+    },
+    "Keep house": {
+        "export": "save a version to a file, with where it comes from",
+        "gc": "reclaim old versions, and what crashed processes left",
+        "completion": "the script that completes commands and names in a shell",
+        "demo": "real processes that share a value, which changes under them",
+    },
 }
 
 
@@ -81,6 +116,15 @@ class _Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
         return sorted(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        widest = max(map(len, COMMANDS))
+        for title, lines in GROUPS.items():
+            rows = [(name.ljust(widest), line) for name, line in lines.items() if name in COMMANDS]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
@@ -139,7 +183,7 @@ def run(arguments: list[str]) -> int:
     except (BrokenPipeError, _OutputClosedError):
         # End as if by SIGPIPE, and let the interpreter's last flush go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return exits.CUT_OFF
     except Exception as exc:
         return _tell(exc)
     return result if isinstance(result, int) else 0

@@ -9,9 +9,9 @@ import click
 
 from shmcow import inspect
 from shmcow.cli import exits, params
-from shmcow.cli.output import SCHEMA, form_options, is_terminal, write_json
+from shmcow.cli.output import SCHEMA, form_options, is_terminal, masked, write_json
 from shmcow.cli.text import printable, shortened
-from shmcow.cli.values import coloured, contrast, masked, one_line, redact_option, short
+from shmcow.cli.values import coloured, contrast, one_line, redact_option, short
 
 __all__ = ["command"]
 

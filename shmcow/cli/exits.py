@@ -36,7 +36,8 @@ TIMED_OUT: Final = 7
 NO_SPACE: Final = 8
 REFUSED: Final = 9
 OUR_BUG: Final = 70
-INTERRUPTED: Final = 130
+INTERRUPTED: Final = 130  # as if by SIGINT
+CUT_OFF: Final = 141  # as if by SIGPIPE
 
 
 class PathNotFoundError(LookupError):

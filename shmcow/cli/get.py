@@ -14,9 +14,8 @@ import click
 from shmcow import Reader, Snapshot
 from shmcow.cli import params, paths
 from shmcow.cli.exits import PathNotFoundError
-from shmcow.cli.output import REDACT, is_terminal, write_json
+from shmcow.cli.output import REDACT, is_terminal, masked, write_json
 from shmcow.cli.text import printable, shortened
-from shmcow.cli.values import masked
 from shmcow.codecs import BundleView, IPTableView, MMDBView, TableView
 
 __all__ = ["command", "find"]

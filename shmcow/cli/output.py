@@ -22,6 +22,7 @@ __all__ = [
     "form_options",
     "is_terminal",
     "iso",
+    "masked",
     "plain",
     "redacted",
     "show",
@@ -32,6 +33,7 @@ __all__ = [
 SCHEMA: Final = 1  # of all JSON that commands print; grows when a field changes its meaning
 REDACT: Final = "(?i)passw|secret|token|api_?key|private_?key|credential"
 _HIDDEN: Final = "********"
+_NOT_ASCII: Final = re.compile(r"[^ -~]")
 
 
 class Column(NamedTuple):
@@ -127,14 +129,15 @@ def printable_json(text: str) -> str:
     What the encoding of the output has not is escaped, too: as JSON does it, and not as Python would.
     """
     unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-    if text.isprintable() and (unicode or text.isascii()):
-        return text
-    return "".join(
-        char
-        if (char.isprintable() and (unicode or char.isascii())) or char == "\n"
-        else "".join(f"\\u{unit:04x}" for unit in _utf16(char))
-        for char in text
-    )
+
+    def escaped(found: re.Match[str]) -> str:
+        char = found[0]
+        return char if char.isprintable() and unicode else "".join(f"\\u{unit:04x}" for unit in _utf16(char))
+
+    def is_fine(line: str) -> bool:
+        return line.isprintable() and (unicode or line.isascii())
+
+    return "\n".join(line if is_fine(line) else _NOT_ASCII.sub(escaped, line) for line in text.split("\n"))
 
 
 def _utf16(char: str) -> list[int]:
@@ -164,6 +167,24 @@ def redacted(value: Any, pattern: str) -> Any:
     """
     found = re.compile(pattern) if pattern else None
     return _masked(value, found) if found else value
+
+
+def masked(steps: tuple[Any, ...], value: Any, pattern: str) -> Any:
+    """Return a value with what has a telling name masked: in it, or on the way to it.
+
+    Args:
+        steps: the path to the value.
+        value: plain data, or anything that has no names in it.
+        pattern: a regular expression; "" masks nothing.
+    """
+    for step in reversed(steps):
+        value = {step.decode(errors="replace") if isinstance(step, bytes) else step: value}
+    value = redacted(value, pattern)
+    for _ in steps:
+        if not isinstance(value, Mapping):
+            return value  # the mask of a name on the way
+        (value,) = value.values()
+    return value
 
 
 def _masked(value: Any, found: re.Pattern[str]) -> Any:

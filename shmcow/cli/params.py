@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from shmcow import _core
 from shmcow.cli.text import printable
 from shmcow.segments import check_name
 from shmcow.store import TIMEOUT_MAX, check_timeout
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["PATH", "SECONDS", "STORE", "TYPE", "VERSION", "VERSION_OR_NONE"]
 

@@ -11,8 +11,6 @@ from typing import Any
 from shmcow import codecs
 from shmcow.cli.exits import PathNotFoundError
 from shmcow.cli.text import shortened
-from shmcow.differ import path_text
-from shmcow.documents import fields_of
 from shmcow.errors import DecodeError, ValidationError
 
 __all__ = ["parse_path", "part", "removed", "removed_typed", "replaced", "replaced_typed"]
@@ -215,11 +213,17 @@ def _index(steps: tuple[str, ...], depth: int, length: int) -> int:
 
 
 def _missing(steps: tuple[str, ...], depth: int, there: str) -> PathNotFoundError:
-    return PathNotFoundError(f"the value has no part {shortened(path_text(steps[: depth + 1]), 80)!r}: {there}")
+    return PathNotFoundError(f"the value has no part {shortened(_text(steps[: depth + 1]), 80)!r}: {there}")
 
 
 def _where(steps: tuple[str, ...], depth: int) -> str:
-    return shortened(path_text(steps[:depth]), 80) if depth else "the value"
+    return shortened(_text(steps[:depth]), 80) if depth else "the value"
+
+
+def _text(steps: tuple[str, ...]) -> str:
+    from shmcow.differ import path_text  # a path that is right has no use for it
+
+    return path_text(steps)
 
 
 def _listed(keys: Any) -> str:
@@ -245,6 +249,8 @@ def _check_field(value: Any, steps: tuple[str, ...]) -> None:
         elif isinstance(value, (list, tuple)) and _is_number(step) and int(step) < len(value):
             value = value[int(step)]
         else:
+            from shmcow.documents import fields_of
+
             fields = fields_of(value)
             if fields is None:
                 return

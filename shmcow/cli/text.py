@@ -20,5 +20,5 @@ def shortened(text: str, room: int) -> str:
 
     Concurrency: pure.
     """
-    shown = printable(text)
+    shown = printable(text[: room + 1])  # an escape is never shorter than what it stands for
     return shown if len(shown) <= room else shown[: room - 1] + "…"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
 import msgspec
 
-from shmcow.cli.output import REDACT, printable_json, redacted
+from shmcow.cli.output import REDACT, printable_json
 from shmcow.cli.text import shortened
 from shmcow.codecs import BundleView, IPTableView, MMDBView, TableView
 from shmcow.differ import Sealed
 
-__all__ = ["coloured", "contrast", "masked", "one_line", "redact_option", "short", "view_digest", "without_views"]
+__all__ = ["coloured", "contrast", "one_line", "redact_option", "short", "view_digest", "without_views"]
 
 _ROOM: Final = 100  # characters of a value for people
 
@@ -37,24 +37,6 @@ def redact_option(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=_pattern,
         help="Mask what has such a name; '' masks nothing.",
     )(command)
-
-
-def masked(steps: tuple[Any, ...], value: Any, pattern: str) -> Any:
-    """Return a value with what has a telling name masked: in it, or on the way to it.
-
-    Args:
-        steps: the path to the value.
-        value: plain data, or anything that has no names in it.
-        pattern: a regular expression; "" masks nothing.
-    """
-    for step in reversed(steps):
-        value = {step.decode(errors="replace") if isinstance(step, bytes) else step: value}
-    value = redacted(value, pattern)
-    for _ in steps:
-        if not isinstance(value, Mapping):
-            return value  # the mask of a name on the way
-        (value,) = value.values()
-    return value
 
 
 def one_line(value: Any) -> str:
@@ -90,11 +72,23 @@ def contrast(old: Any, new: Any, room: int = _ROOM) -> tuple[str, str]:
     if isinstance(old, Sealed) or isinstance(new, Sealed):
         return short(old, room), short(new, room)
     texts = one_line(old), one_line(new)
-    same = next((k for k, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), min(map(len, texts)))
+    same = _common(*texts)
     if max(map(len, texts)) <= room or same <= room // 2:
         return shortened(texts[0], room), shortened(texts[1], room)
     begin = same - room // 4
     return shortened("…" + texts[0][begin:], room), shortened("…" + texts[1][begin:], room)
+
+
+def _common(one: str, other: str) -> int:
+    """Return how long a beginning two texts have in common; of megabytes, too."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def coloured(text: str, colour: str) -> str:

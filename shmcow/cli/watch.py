@@ -17,10 +17,10 @@ from shmcow.cli import params
 from shmcow.cli.exits import PathNotFoundError
 from shmcow.cli.get import find
 from shmcow.cli.ls import owner
-from shmcow.cli.output import SCHEMA, form_options, is_terminal, plain
+from shmcow.cli.output import SCHEMA, form_options, is_terminal, masked, plain
 from shmcow.cli.paths import parse_path
 from shmcow.cli.text import printable, shortened
-from shmcow.cli.values import masked, one_line, redact_option, view_digest, without_views
+from shmcow.cli.values import one_line, redact_option, view_digest, without_views
 from shmcow.differ import changes
 from shmcow.errors import ShmcowError, StoreNotFoundError
 from shmcow.events import Events

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import keyword
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
@@ -193,7 +192,9 @@ class Bundle(Codec[Any]):
     def fingerprint(self) -> bytes:
         """Tell what schema the codec expects: 16 bytes; of the parts' names, codecs and schemas, in any order."""
         lines = [f"{name}:{codec.name}:{codec.fingerprint.hex()}" for name, codec in sorted(self.codecs.items())]
-        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).digest()
+        from hashlib import blake2b  # with OpenSSL, which only a writer of types needs
+
+        return blake2b("\n".join(lines).encode(), digest_size=16).digest()
 
     @property
     def is_typed(self) -> bool:

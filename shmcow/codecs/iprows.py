@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import csv
-import gzip
 import ipaddress
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -81,6 +79,8 @@ class _Reading:
 
     def open(self, errors: str = "strict") -> IO[str]:
         if self.path.endswith(".gz"):
+            import gzip  # not for every worker
+
             return gzip.open(self.path, "rt", encoding=self.encoding, errors=errors, newline="")
         return open(self.path, encoding=self.encoding, errors=errors, newline="")
 
@@ -95,6 +95,9 @@ class _Reading:
         return 1
 
     def rows(self, at: FileRows) -> Iterator[tuple[Any, ...]]:
+        import csv  # not for every worker
+        import gzip
+
         reader = None
         try:
             with self.open() as file:

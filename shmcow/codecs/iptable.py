@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import logging
 import os
@@ -171,8 +170,10 @@ class IPTable(Codec[IPTableView[V]], Generic[V]):
     @property
     def fingerprint(self) -> bytes:
         """Tell what schema the codec expects: 16 bytes, or b"" when anything goes."""
+        from hashlib import blake2b  # with OpenSSL, which only a writer of types needs
+
         inner = self.value.fingerprint
-        return hashlib.blake2b(b"iptable:" + inner, digest_size=16).digest() if inner else b""
+        return blake2b(b"iptable:" + inner, digest_size=16).digest() if inner else b""
 
     @property
     def type_name(self) -> str:

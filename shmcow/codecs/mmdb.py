@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from typing_extensions import Buffer
@@ -94,7 +93,8 @@ class MMDB(Codec[Any]):
             return [value._view]
         if isinstance(value, str | os.PathLike):
             try:
-                return [Path(value).read_bytes()]
+                with open(value, "rb") as file:
+                    return [file.read()]
             except OSError as exc:
                 raise ValidationError(f"cannot read the MaxMind DB file {os.fspath(value)}: {exc.strerror}") from exc
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, overload
@@ -191,7 +190,9 @@ class Table(Codec[Mapping[K, V]], Generic[K, V]):
         if self.key is Any:
             return b""
         text = f"table:{self.key.__name__}:{self.values.fingerprint.hex()}"
-        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+        from hashlib import blake2b  # with OpenSSL, which only a writer of types needs
+
+        return blake2b(text.encode(), digest_size=16).digest()
 
     @property
     def type_name(self) -> str:

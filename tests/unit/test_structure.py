@@ -50,6 +50,8 @@ ROOMS = {
     "watching": 6,
     "diagnosis": 7,
     "differ": 7,
+    "rates": 7,
+    "reports": 7,
     "events": 7,
     "following": 7,
     "readership": 7,
@@ -162,6 +164,42 @@ print(json.dumps([before, after, heavy]))
     assert before == after
     assert heavy == []
     assert run.stderr == ""
+
+
+# What takes long to import, and what workers have no use for. (logging, ipaddress and dataclasses are needed.)
+_NOT_FOR_WORKERS = {
+    "asyncio", "click", "csv", "difflib", "fractions", "grp", "gzip", "maxminddb", "multiprocessing", "numpy",
+    "pathlib", "pickle", "psutil", "pwd", "random", "rich", "secrets", "sqlite3", "subprocess", "tomllib", "urllib",
+    "yaml", "shmcow.aio", "shmcow.cli", "shmcow.differ", "shmcow.documents", "shmcow.dropping", "shmcow.events",
+    "shmcow.diagnosis", "shmcow.files", "shmcow.garbage", "shmcow.inspect", "shmcow.machine",
+    "hashlib", "shmcow.publishing", "shmcow.rates", "shmcow.readership", "shmcow.reports",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [
+        ("import shmcow", []),
+        ("from shmcow.cli import app; app.run(['get', sys.argv[1], 'n'])", ["click", "rich", "shmcow.cli"]),
+    ],
+    ids=["import", "get"],
+)
+def test_what_is_not_needed_is_not_imported(name: str, program: str, more: list[str]) -> None:
+    """`import shmcow` is all that a worker pays for, and `shmcow get` starts as fast."""
+    code = f"import sys; {program}; print(*sys.modules, sep='\\n')"
+    with shmcow.Writer(name, initial={"n": 1}):
+        run = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "shmcow.reader" in run.stdout
+    code = f"import sys, msgspec, posix_ipc, typing_extensions{', click' * bool(more)}; print(*sys.modules, sep='\\n')"
+    bare = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not (set(run.stdout.split()) - set(bare.stdout.split())) & (_NOT_FOR_WORKERS - set(more))
+
+
+def test_what_tools_ask_for_is_there_without_a_second_import() -> None:
+    """`shmcow.inspect` and `shmcow.describe` are imported when they are used."""
+    code = "import shmcow; shmcow.inspect.diff; shmcow.describe; from shmcow import list_stores; shmcow.nothing"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "module 'shmcow' has no attribute 'nothing'" in run.stderr.splitlines()[-1]
 
 
 # ---- the public face ----
