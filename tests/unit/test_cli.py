@@ -85,16 +85,6 @@ def test_help_names_every_command_and_version_is_the_packages() -> None:
     assert (version.returncode, version.stdout) == (0, f"shmcow {shmcow.__version__}\n")
 
 
-def test_help_of_every_command_has_an_example() -> None:
-    """Each command's help shows how it is called."""
-    from shmcow.cli.app import COMMANDS
-
-    for name in COMMANDS:
-        page = run(name, "--help")
-        assert page.returncode == 0
-        assert f"  shmcow {name}" in page.stdout.split("Examples:")[1]
-
-
 @pytest.mark.parametrize("arguments", [["sett"], ["set"], ["set", "x"], ["set", "a b", "p", "1"], ["--nope"]])
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     """A command, option or argument that does not exist is a usage error."""
