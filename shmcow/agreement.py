@@ -52,6 +52,13 @@ def agreed_codec(
     return codec
 
 
+def untyped(text: str, published: str) -> CodecMismatchError:
+    """Make the error for a writer that lacks the type that values were published as."""
+    made = CodecMismatchError(text)  # no variable of who raises it: its traceback would keep the version held
+    made.published = published
+    return made
+
+
 def check_schema(store: _core.Store, codec: Codec[Any]) -> None:
     """Refuse to change a store's schema to one that cannot read what is current.
 
@@ -70,9 +77,10 @@ def check_schema(store: _core.Store, codec: Codec[Any]) -> None:
     published = entry["type_name"] or "plain values"
     if not codec.is_typed and not isinstance(codec, codecs.Bundle):  # a Bundle looks at each of its parts
         how = "codec" if "(" in published or "[" in published else "type"
-        raise CodecMismatchError(
+        raise untyped(
             f"{where} was published as {published}, and this writer has no type to check values with: "
-            f"give Writer(..., {how}={published})"
+            f"give Writer(..., {how}={published})",
+            published,
         )
     try:
         codec.check_follows(stored_parts(hold, entry))

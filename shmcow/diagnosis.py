@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from shmcow import _core, segments
 from shmcow.decoding import check_payload
+from shmcow.encoded import is_forced
 from shmcow.errors import (
     CorruptSegmentError,
     IncompatibleStoreError,
@@ -21,7 +22,6 @@ from shmcow.fdinfo import describe_process, locks_on_any, pids
 from shmcow.garbage import Garbage, garbage
 from shmcow.holders import Holder, holders_of
 from shmcow.machine import Finding, check_directory, check_limits, check_logind
-from shmcow.segments import check_name
 from shmcow.store import STATES
 
 __all__ = ["Finding", "diagnose"]
@@ -46,9 +46,7 @@ def diagnose(name: str | None = None) -> list[Finding]:
     Concurrency: any thread; reads only, and needs no write permission. It holds the current version of each store for
     as long as it takes to compute its checksum.
     """
-    names = sorted({item.store for item in segments.found(None if name is None else check_name(name))})
-    if name is not None and not names:
-        raise StoreNotFoundError(f"there is no store {name}, and nothing else of that name in {segments.DIRECTORY}")
+    names = sorted({item.store for item in (segments.found() if name is None else segments.check_found(name))})
     found = list(check_directory())
     owners: dict[int, str] = {}
     stores: list[_core.Store] = []
@@ -187,6 +185,13 @@ def _versions(store: _core.Store) -> Iterator[Finding]:
         if store.named() and store.word != _core.DESTROYED:
             yield Finding("problem", name, "current", f"the current version cannot be used: {exc}", fix)
         return
+    if is_forced(entry["source"]):
+        as_what = f"as {entry['type_name']}" if entry["type_name"] else "without a type"
+        what = (
+            f"current version {hold.version} was published with --force, {as_what}: it was not compared with what "
+            "readers expect, who may go on with the value before"
+        )
+        yield Finding("warning", name, "forced", what, f"shmcow rollback {name}, or publish again with the type")
     if hold.store.markers_refused:
         why = os.strerror(hold.store.markers_refused)
         what = f"the kernel refuses the markers of readers ({why}): nobody knows who holds what"

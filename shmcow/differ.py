@@ -18,7 +18,7 @@ from shmcow.codecs.iptable import range_text
 from shmcow.decoding import check_payload, stored_parts
 from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError, VersionGoneError
 from shmcow.segments import check_name
-from shmcow.store import attach
+from shmcow.store import attach, hold_at
 
 __all__ = ["Change", "Difference", "Sealed", "changes", "diff", "path_text"]
 
@@ -196,9 +196,9 @@ def diff(name: str, old: int | None = None, new: int | None = None) -> Differenc
         changed timeout 1 2
     """
     store = attach(check_name(name))
-    after = store.hold() if new is None else store.hold(new)
+    after = store.hold() if new is None else hold_at(store, new)
     if old is not None:
-        return Difference(store.hold(old), after)
+        return Difference(hold_at(store, old), after)
     for _ in range(_TRIES):
         before = _previous(store, after.version)
         if before is not None:

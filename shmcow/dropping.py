@@ -8,9 +8,8 @@ import os
 from typing import Any
 
 from shmcow import _core
-from shmcow.errors import VersionGoneError
 from shmcow.holders import holders
-from shmcow.store import Turn
+from shmcow.store import Turn, gone
 
 __all__ = ["Dropped", "discard", "look", "with_holders"]
 
@@ -56,7 +55,7 @@ def look(store: _core.Store, version: int) -> Dropped:
     for number, _, entry in store.generations():
         segments[number] = _segments(entry)
     if version not in segments or version > current:
-        raise VersionGoneError(f"version {version} of store {store.name} was dropped or reclaimed, or never published")
+        raise gone(store, version)
     mine = segments.pop(version)
     shared_with = tuple(sorted(number for number, listed in segments.items() if listed & mine))
     own = mine.difference(*segments.values())

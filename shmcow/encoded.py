@@ -119,6 +119,11 @@ def as_forced(said: Said) -> Said:
     return said._replace(source=(source + _FORCED).lstrip())
 
 
+def is_forced(source: str) -> bool:
+    """Tell whether a version's source says what ``as_forced`` says."""
+    return f" {source}".encode().endswith(_FORCED)
+
+
 def encode_part(part: Part) -> EncodedPart:
     """Return one part as views of bytes, whatever buffers its codec gave."""
     try:

@@ -136,7 +136,13 @@ class IncompatibleStoreError(_UnusableError):
 
 
 class CodecMismatchError(_UnusableError):
-    """The version was published with another codec, or with a type that does not fit."""
+    """The version was published with another codec, or with a type that does not fit.
+
+    Attributes:
+        published: the type that it was published as, if all that is wrong is that the writer has none; "" otherwise.
+    """
+
+    published = ""
 
 
 class DecodeError(_UnusableError):

@@ -48,7 +48,7 @@ from shmcow.errors import (
     ValidationError,
 )
 from shmcow.publishing import Published, publish
-from shmcow.store import Settings, attach
+from shmcow.store import Settings, attach, hold_at
 from shmcow.validators import Validator
 
 __all__ = ["FORMAT", "Exported", "ExportedPart", "export_file", "import_file", "read_file"]
@@ -162,7 +162,7 @@ def export_file(
         check_version("version", version, 1)
     if store.word == _core.DESTROYED:
         raise StoreDestroyedError(f"store {name} was destroyed")
-    hold = store.hold() if version is None else store.hold(version)
+    hold = store.hold() if version is None else hold_at(store, version)
     entry = hold.entry
     where = f"version {entry['version']} of store {name}"
     views = [hold.view(k) for k in range(len(entry["parts"]))]

@@ -147,9 +147,7 @@ def unlink_all(name: str) -> list[str]:
 
     Concurrency: any thread and process. Readers keep their last good value. A writer in mid-turn publishes nothing.
     """
-    items = list(segments.found(check_name(name)))
-    if not items:
-        raise StoreNotFoundError(f"there is no store {name}, and nothing else of that name in {segments.DIRECTORY}")
+    items = segments.check_found(name)
     for item in items:
         _check_mine(item.filename)
         path = f"{segments.DIRECTORY}/{item.filename}"

@@ -8,7 +8,7 @@ from shmcow import _core
 from shmcow.arguments import check_version
 from shmcow.errors import StoreDestroyedError, StoreNotFoundError, WaitTimeoutError
 from shmcow.fdinfo import describe_process
-from shmcow.holders import holders, name_holders
+from shmcow.holders import holders, holding, name_holders
 from shmcow.segments import check_name
 from shmcow.store import attach
 from shmcow.waiting import Pause, Sleep, check_wait, until
@@ -150,11 +150,7 @@ def wait_readers(
     def late() -> WaitTimeoutError:
         if store.word & _core.VERSION_MAX < at_least:
             return _not_published(store, at_least, timeout)
-        who = " and ".join(
-            f"{'seen last' if kind else 'held'} {name_holders(store, 1, at_least - 1, kind)}"
-            for kind in kinds
-            if store.marked_below(at_least, kind)
-        )
+        who = _who_is_behind(store, at_least, seen)
         there = _there(store, at_least, min_readers)
         if not who and len(there) < min_readers:
             return WaitTimeoutError(
@@ -169,6 +165,17 @@ def wait_readers(
 
     left = None if until_time is None else max(0.0, until_time - time.monotonic())
     until(look, left, late)
+
+
+def _who_is_behind(store: _core.Store, at_least: int, seen: bool) -> str:
+    said = []
+    if store.marked_below(at_least, False):
+        said.append(f"held {name_holders(store, 1, at_least - 1)}")
+    if seen and store.marked_below(at_least, True):
+        # Who holds a version has most often seen it, too, and is named once.
+        others = name_holders(store, 1, at_least - 1, True, but=holding(store, at_least - 1) if said else frozenset())
+        said += [f"seen last {others}"] if others else []
+    return " and ".join(said)
 
 
 def _there(store: _core.Store, at_least: int, min_readers: int) -> list[int]:

@@ -47,8 +47,13 @@ def _within(ranges: list[tuple[int, int]], base: int) -> Ranges:
     )
 
 
-def name_holders(store: _core.Store, first: int, last: int, seen: bool = False, most: int = 5) -> str:
-    """Say, for an error message, which processes hold (or have seen) versions ``first`` to ``last``."""
+def name_holders(
+    store: _core.Store, first: int, last: int, seen: bool = False, most: int = 5, but: frozenset[int] = frozenset()
+) -> str:
+    """Say, for an error message, which processes hold (or have seen) versions ``first`` to ``last``.
+
+    Those in ``but`` are left out, having been named before; "" if there are no others.
+    """
     try:
         found = [
             (holder.pid, max(first, low), min(last, high))
@@ -60,10 +65,19 @@ def name_holders(store: _core.Store, first: int, last: int, seen: bool = False, 
         found = []
     if not found:
         return "by processes that this user may not look into (root may)"
+    found = [each for each in found if each[0] not in but]
     said = [f"{_versions(low, high)} by {describe_process(pid)}" for pid, low, high in found[:most]]
     if len(found) > most:
         said.append(f"{len(found) - most} more")
     return ", ".join(said)
+
+
+def holding(store: _core.Store, last: int) -> frozenset[int]:
+    """Return the processes that hold a version up to ``last``, as far as this user may look into them."""
+    try:
+        return frozenset(holder.pid for holder in holders(store) if any(low <= last for low, _ in holder.held))
+    except OSError:
+        return frozenset()
 
 
 def _versions(low: int, high: int) -> str:

@@ -5,16 +5,17 @@ A program that publishes again and again makes a ``Writer``, which is faster.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from shmcow import _core, segments
 from shmcow import validators as checking
-from shmcow.agreement import agreed_codec, check_schema
+from shmcow.agreement import agreed_codec, check_schema, untyped
 from shmcow.arguments import check_version
 from shmcow.codecs import JSON, MMDB, Bundle, Codec, IPTable, MsgPack, Raw, Table, for_name
 from shmcow.codecs.iprows import FileRows
-from shmcow.decoding import Decoding
+from shmcow.decoding import Decoding, stored_parts
 from shmcow.encoded import Encoded, prove, say, schema_of
 from shmcow.errors import (
     CodecMismatchError,
@@ -32,7 +33,7 @@ from shmcow.store import Settings, attach, check_owner
 from shmcow.validators import Validator
 from shmcow.writer import Writer
 
-__all__ = ["Published", "codec_for", "publish", "table_for"]
+__all__ = ["Published", "codec_for", "codec_to_change", "publish", "table_for"]
 
 
 class Published(NamedTuple):
@@ -91,6 +92,49 @@ def codec_for(name: str, type: Any = None, form: str = "json", *, force: bool = 
                 "another name"
             )
     return MsgPack(Any if type is None else type)
+
+
+def codec_to_change(name: str, part: str, type: Any = None, *, force: bool = False) -> Codec[Any]:  # noqa: A002
+    """Choose the codec to change a value with, or one part of a bundle: the one that the store has.
+
+    Args:
+        name: of the store.
+        part: of a bundle: the one that changes.
+        type: a class, or a codec object: of the value, or, for a bundle, of that part or of the whole; None: plain.
+        force: whether values of a type may be changed without it.
+
+    Returns:
+        The codec. For a bundle it is a Bundle of that part alone, unless one was given (or there is no such part).
+
+    Raises:
+        StoreNotFoundError, NotOwnerError: there is no store of that name, or it may not be read.
+        CodecMismatchError: a part was published with a type, and none is given.
+        CorruptSegmentError: the current version cannot be used.
+        ValidationError: the type is not supported.
+
+    Concurrency: any thread; reads only.
+    """
+    store = attach(segments.check_name(name))
+    try:
+        hold = store.hold()
+    except NotPublishedError:
+        return type if isinstance(type, Codec) else MsgPack(Any if type is None else type)
+    entry = hold.entry
+    if entry["codec"] != Bundle.name or isinstance(type, Bundle):
+        return type if isinstance(type, Codec) else for_name(entry["codec"], type)
+    parts = {stored.name: stored for stored in stored_parts(hold, entry)}
+    stored = parts.get(part)
+    if stored is None:
+        return Bundle.like(parts.values())
+    if stored.typed and type is None and not force:
+        listed = re.search(rf"[(, ]{re.escape(part)}=([^,()]+)[,)]", entry["type_name"])
+        published = listed[1] if listed else "a type"
+        raise untyped(
+            f"part {part!r} of store {name} was published as {published}, and here is none to "
+            "check values with: give its type, or a codec",
+            published,
+        )
+    return Bundle(**{part: type if isinstance(type, Codec) else for_name(stored.codec, type)})
 
 
 def table_for(
@@ -188,7 +232,9 @@ def publish(
     store = _existing(name)
     if store is None:
         if not create or expected:
-            raise StoreNotFoundError(f"no store {name} on this machine")
+            raise StoreNotFoundError(
+                f"there is no store {name} (no {segments.header_path(name)}), and none is made here"
+            )
     else:
         check_owner(store)
         agreed_codec(store, codec, None, True, force)  # before the work, not only after it

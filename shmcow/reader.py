@@ -32,7 +32,7 @@ from shmcow.following import Refresher, Subscription, start_again
 from shmcow.frozen import check_frozen
 from shmcow.segments import check_name
 from shmcow.snapshot import Snapshot, load
-from shmcow.store import check_timeout
+from shmcow.store import check_timeout, hold_at
 from shmcow.waiting import check_wait, until
 from shmcow.watching import AsyncWatch, Newer, Watch, first
 
@@ -270,7 +270,7 @@ class Reader(_core.Slot, Generic[T]):
         if self._store is None and self._attach_timeout:
             self._catch_up_or_wait()
         store = self._attach()
-        return self._load(store, store.hold(version))
+        return self._load(store, hold_at(store, version))
 
     # ---- waiting ----
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import posix_ipc
 
 from shmcow import _core
-from shmcow.errors import IncompatibleStoreError, NotOwnerError, OutOfSharedMemoryError, ShmcowError
+from shmcow.errors import IncompatibleStoreError, NotOwnerError, OutOfSharedMemoryError, ShmcowError, StoreNotFoundError
 
 DIRECTORY = "/dev/shm"
 PREFIX = "shmcow."
@@ -150,6 +150,18 @@ def found(store: str | None = None) -> Iterator[Found]:
         match = _OBJECT.fullmatch(filename)
         if match and (store is None or match[1] == store):
             yield Found(match[1], match[2] or "", match[3] or "header", filename)
+
+
+def check_found(store: str) -> list[Found]:
+    """Return every name in /dev/shm that is of a store.
+
+    Raises:
+        StoreNotFoundError: there is none.
+    """
+    items = list(found(check_name(store)))
+    if not items:
+        raise StoreNotFoundError(f"there is no store {store}, and nothing else of that name in {DIRECTORY}")
+    return items
 
 
 def sweep(store: str, epoch: bytes, listed: frozenset[int], uid: int, named: Callable[[], bool]) -> list[str]:

@@ -24,7 +24,7 @@ from functools import partial
 from typing import NamedTuple, Self
 
 from shmcow import _core, fdinfo, segments
-from shmcow.errors import NotOwnerError, StoreDestroyedError, StoreNotFoundError, WriterBusyError
+from shmcow.errors import NotOwnerError, StoreDestroyedError, StoreNotFoundError, VersionGoneError, WriterBusyError
 
 _log = logging.getLogger("shmcow")
 
@@ -82,6 +82,49 @@ def attach(name: str) -> _core.Store:
             if (_attached[name] if name in _attached else None) is known:  # noqa: SIM401
                 _attached[name] = mine
                 return made
+
+
+def openable(store: _core.Store) -> str:
+    """Say, for an error message, which versions can be opened: "3 to 7", "1, 3 to 7" or "none"."""
+    current = store.word & _core.VERSION_MAX
+    found: list[list[int]] = []
+    for version in sorted(row[0] for row in store.generations() if 0 < row[0] <= current and _can_open(row[1])):
+        if found and found[-1][1] == version - 1:
+            found[-1][1] = version
+        else:
+            found.append([version, version])
+    return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in found) or "none"
+
+
+def _can_open(state: int) -> bool:
+    return state >= len(STATES) or STATES[state] in ("ready", "held", "condemned")
+
+
+def gone(store: _core.Store, version: int) -> VersionGoneError:
+    """Make the error for a version that cannot be opened: it says which ones can."""
+    there = openable(store)
+    current = store.word & _core.VERSION_MAX
+    if store.word != _core.DESTROYED and version > current:
+        return VersionGoneError(
+            f"version {version} of store {store.name} was never published: {current} is current; can be opened: {there}"
+        )
+    return VersionGoneError(
+        f"version {version} of store {store.name} cannot be opened any more: it was reclaimed or dropped; can be "
+        f"opened: {there} (hold a version to keep it, or let the store retain more)"
+    )
+
+
+def hold_at(store: _core.Store, version: int) -> _core.Hold:
+    """Hold a version by its number.
+
+    Raises:
+        VersionGoneError: it was reclaimed or dropped, or never published; says which ones can be opened.
+        NotPublishedError, StoreDestroyedError, CorruptSegmentError: as ``store.hold``.
+    """
+    try:
+        return store.hold(version)
+    except VersionGoneError as exc:
+        raise gone(store, version) from exc
 
 
 def _forget(name: str, gone: weakref.ref[_core.Store]) -> None:

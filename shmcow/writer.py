@@ -34,7 +34,7 @@ from shmcow.holders import name_holders
 from shmcow.segments import check_name
 from shmcow.sharing import Shared, kept_parts, list_parts, listed_whole, repeats
 from shmcow.snapshot import Snapshot, load
-from shmcow.store import COUNTERS, Keeper, Settings, Turn, check_timeout, end
+from shmcow.store import COUNTERS, Keeper, Settings, Turn, check_timeout, end, gone, hold_at, openable
 from shmcow.validators import check as check_validators
 from shmcow.waiting import Pause, Sleep, check_wait, until
 
@@ -394,6 +394,23 @@ class Writer(Generic[T]):
                 turn.store.hold()  # raises NotPublishedError
             return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected)
 
+    def _update_part(self, part: str, function: Callable[[Any], Any], said: Said) -> int:
+        """Publish another value of one part of a bundle: ``function(the bundle)``, under the writer lock.
+
+        Other parts need not be in this writer's Bundle: they stay as they are. Where nothing but plain values was and
+        is in the part, so does what the version says of its type.
+        """
+        self._check_open()
+        codec = self._codec
+        assert isinstance(codec, Bundle)
+        with self._turn(recreate=False) as turn:
+            snapshot = self._load(turn.store.hold())
+            encoded = self._prove(codec.only([part]), {part: function(snapshot.value)})._replace(some=True)
+            del snapshot
+            entry = turn.store.entry()
+            plain = not codec.codecs[part].is_typed and entry is not None and not _is_typed(entry, part)
+            return self._commit(turn, encoded, said, _ANY_VERSION, _schema_in(entry) if entry and plain else None)
+
     def swap(self, value: T, *, message: str = "", author: str = "", source: str = "") -> Snapshot[T]:
         """Publish a value and return the Snapshot of the version that it replaced.
 
@@ -448,7 +465,7 @@ class Writer(Generic[T]):
                 raise VersionGoneError(
                     f"version {current} of store {self._name} has the content of the first: there is none before it"
                 )
-            hold = turn.store.hold(target)
+            hold = hold_at(turn.store, target) if to is not None else self._hold_earlier(turn.store, target)
             self._check_good(hold)
             said = say(message or f"roll back from {current} to {target}", author, source)
             return self._commit_shared(turn, hold.entry, said)
@@ -599,6 +616,18 @@ class Writer(Generic[T]):
         entry = store.entry()
         return (int(entry["origin"]) if entry is not None and entry["origin"] else current) - 1
 
+    def _hold_earlier(self, store: _core.Store, target: int) -> _core.Hold:
+        try:
+            return store.hold(target)
+        except VersionGoneError as exc:
+            there = openable(store)
+            if any(number < target for number, _, entry in store.generations() if entry is not None):
+                raise VersionGoneError(f"{gone(store, target)}; name the one to go back to") from exc
+            raise VersionGoneError(
+                f"there is no earlier version of store {self._name} to go back to: {target} was reclaimed or dropped; "
+                f"can be opened: {there} (shmcow history {self._name})"
+            ) from exc
+
     def _configure(self, settings: Settings) -> None:
         store = self._store
         retain = store.retain if settings.retain is None else settings.retain
@@ -683,8 +712,8 @@ class Writer(Generic[T]):
             raise ValidationError(f"{who} returned None: it must return the new value (to publish None, use publish)")
         return self._commit(turn, self._encode(value), said, _ANY_VERSION)
 
-    def _commit(self, turn: Turn, encoded: Encoded, said: Said, expected: int) -> int:
-        """Publish what is encoded, in a turn."""
+    def _commit(self, turn: Turn, encoded: Encoded, said: Said, expected: int, schema: Schema | None = None) -> int:
+        """Publish what is encoded, in a turn; with the schema of the codec, unless another is given."""
         self._check_open()
         self._adopt_store(turn)
         current = turn.store.version
@@ -703,7 +732,9 @@ class Writer(Generic[T]):
             shared.let_go()
         turn.check_still_ours()
         try:
-            version = turn.core.publish(0, self._own_schema(), as_forced(said) if self._force else said, parts)
+            version = turn.core.publish(
+                0, schema or self._own_schema(), as_forced(said) if self._force else said, parts
+            )
         except OutOfSharedMemoryError as exc:
             raise OutOfSharedMemoryError(f"{exc.strerror} ({self._figures(turn.store, encoded)})") from exc
         self._fits = version
@@ -727,14 +758,9 @@ class Writer(Generic[T]):
     def _commit_shared(self, turn: Turn, entry: dict[str, Any], said: Said) -> int:
         """Publish a version that lists the segments of another, which must be held."""
         self._adopt_store(turn)
-        again = Schema(
-            entry["fingerprint"],
-            bounded("codec", entry["codec"], _core.CODEC_BYTES),
-            bounded("type", entry["type_name"], 88),
-        )
         parts = listed_whole(turn.store, entry)
         turn.check_still_ours()
-        return turn.core.publish(entry["version"], again, said, parts)
+        return turn.core.publish(entry["version"], _schema_in(entry), said, parts)
 
     def _validate(self, turn: Turn, encoded: Encoded, kept: list[str], shared: Shared | None) -> None:
         new, size = encoded.decoded, encoded.size_bytes
@@ -753,6 +779,16 @@ class Writer(Generic[T]):
         except ValidationError:
             self._count_refused()
             raise
+
+
+def _schema_in(entry: dict[str, Any]) -> Schema:
+    """Return what a version says of its type, to be said again."""
+    codec = bounded("codec", entry["codec"], _core.CODEC_BYTES)
+    return Schema(entry["fingerprint"], codec, bounded("type", entry["type_name"], 88))
+
+
+def _is_typed(entry: dict[str, Any], part: str) -> bool:
+    return any(listed["name"] == part and listed["flags"] & _core.IS_TYPED for listed in entry["parts"])
 
 
 __all__ = ["Writer"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from shmcow.cli.inputs import InputError
 from shmcow.cli.text import printable
 
 __all__ = ["confirm_options", "confirmed"]
@@ -34,7 +35,7 @@ def confirmed(what: Sequence[str], *, yes: bool, dry_run: bool) -> bool:
         Whether to go on. False: it was a dry run.
 
     Raises:
-        click.UsageError: nobody can be asked, as stdin is no terminal.
+        InputError: nobody can be asked, as stdin is no terminal.
         click.Abort: the answer is no.
 
     Concurrency: what was said may have changed by the time of the answer; the command must look again.
@@ -48,7 +49,7 @@ def confirmed(what: Sequence[str], *, yes: bool, dry_run: bool) -> bool:
     if yes:
         return True
     if sys.stdin is None or not sys.stdin.isatty():
-        raise click.UsageError("stdin is no terminal, so nobody can be asked: give --yes to go on, or --dry-run")
+        raise InputError("stdin is no terminal, so nobody can be asked: give --yes to go on, or --dry-run")
     if not click.confirm("Go on?", err=True):
         click.echo("shmcow: nothing was done", err=True)
         raise click.Abort

@@ -9,7 +9,7 @@ import click
 
 from shmcow import inspect
 from shmcow.cli import exits, params
-from shmcow.cli.output import SCHEMA, form_options, is_terminal, masked, write_json
+from shmcow.cli.output import SCHEMA, form_options, is_terminal, masked, tsv_line, write_json
 from shmcow.cli.text import printable, shortened
 from shmcow.cli.values import coloured, contrast, one_line, redact_option, short
 
@@ -58,7 +58,7 @@ def command(
         if form == "table":
             _show(change, redact)
         elif form == "tsv":
-            click.echo("\t".join(_cells(change, redact)))
+            click.echo(tsv_line(*_cells(change, redact)))
         elif form == "jsonl":
             click.echo(one_line({"schema": SCHEMA, **_record(change, redact)}))
         else:
@@ -99,7 +99,7 @@ def _record(change: inspect.Change, redact: str) -> dict[str, Any]:
 
 def _cells(change: inspect.Change, redact: str) -> list[str]:
     sides = {side: one_line(value) for side, value in _sides(change, redact).items()}
-    return [change.kind, printable(change.where), sides.get("old", ""), sides.get("new", "")]
+    return [change.kind, change.where, sides.get("old", ""), sides.get("new", "")]
 
 
 def _show(change: inspect.Change, redact: str) -> None:

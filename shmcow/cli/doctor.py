@@ -30,8 +30,9 @@ _COLUMNS: Final = (
 def command(context: click.Context, name: str | None, form: str | None, as_json: bool) -> None:
     """Look for what is wrong, or soon will be, with store NAME or with all, and say how to fix it.
 
-    Looks at room in /dev/shm against need, leftovers, owners and permissions, lost files, damaged versions (the
-    current one is read whole), stopped processes, resource limits, logind's RemoveIPC and a container's small /dev/shm.
+    Looks at room in /dev/shm against need, leftovers, owners and permissions, lost files, damaged versions (the current
+    one is read whole), one that was forced, stopped processes that hold an old version or the writer lock, resource
+    limits, logind's RemoveIPC and a container's small /dev/shm.
 
     Exits 1 if there are problems, 0 if there are none, or warnings only.
 
@@ -46,6 +47,8 @@ def command(context: click.Context, name: str | None, form: str | None, as_json:
         _tell(found)
     else:
         show(found, _COLUMNS, form=form, as_json=as_json, name="findings", plain=dataclasses.asdict)
+        if not found:
+            click.echo("shmcow: nothing wrong was found", err=True)
     problems = sum(item.level == "problem" for item in found)
     if problems:
         context.exit(exits.FOUND)

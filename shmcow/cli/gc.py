@@ -10,6 +10,7 @@ import click
 from shmcow import garbage
 from shmcow.cli import params
 from shmcow.cli.output import Column, form_options, show, size
+from shmcow.segments import check_found
 from shmcow.store import DEFAULT_LOCK_TIMEOUT
 
 __all__ = ["command"]
@@ -69,6 +70,8 @@ def command(
       shmcow gc
       shmcow gc app-config --json
     """
+    if name is not None:
+        check_found(name)
     if dry_run:
         found = garbage.garbage(name, min_age=older_than)
     else:

@@ -14,6 +14,7 @@ import click
 from shmcow import Reader, Snapshot
 from shmcow.cli import params, paths
 from shmcow.cli.exits import PathNotFoundError
+from shmcow.cli.inputs import InputError
 from shmcow.cli.output import REDACT, is_terminal, masked, write_json
 from shmcow.cli.text import printable, shortened
 from shmcow.codecs import BundleView, IPTableView, MMDBView, TableView
@@ -90,7 +91,7 @@ def find(value: Any, path: str | None) -> Any:
 
     Raises:
         PathNotFoundError: there is no such part; says what there is.
-        click.BadParameter: it is no path, or no key of the table.
+        click.BadParameter, InputError: it is no path, or no key of the table.
     """
     if path is None:
         return value
@@ -115,7 +116,7 @@ def _look_up(table: Any, key: str) -> Any:
         wanted = wanted.encode() if getattr(table, "_kind", "") == "bytes" else wanted
         found = table.get(wanted, _NOTHING) if isinstance(table, Mapping) else table.get(wanted)
     except ValueError as exc:
-        raise click.BadParameter(f"{shortened(key, 80)!r} is no key of this table: {exc}", param_hint="PATH") from exc
+        raise InputError(f"{shortened(key, 80)!r} is no key of this table: {printable(str(exc))}") from exc
     if found is _NOTHING or (found is None and wanted not in table):
         raise PathNotFoundError(f"the table has no {shortened(key, 80)!r}")
     return found

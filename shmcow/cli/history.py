@@ -22,7 +22,7 @@ _COLUMNS: Final = (
     Column("by", lambda item: item.author or owner(item.uid)),
     Column("pid", lambda item: item.pid, right=True),
     Column("rollback of", lambda item: item.rollback_of, right=True),
-    Column("source", lambda item: item.source),
+    Column("source", lambda item: item.source, cut=True),
     Column("message", lambda item: "its entry is damaged" if item.damaged else item.message),
 )
 

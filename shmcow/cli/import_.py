@@ -8,9 +8,10 @@ import click
 
 from shmcow import files
 from shmcow.cli import params
+from shmcow.cli.hints import with_hint
 from shmcow.cli.inputs import file_errors
 from shmcow.cli.progress import bar
-from shmcow.cli.publish import settings_of, tell, with_hint
+from shmcow.cli.publish import settings_of, tell
 from shmcow.cli.text import printable
 from shmcow.cli.versions import version_options
 from shmcow.errors import CodecMismatchError
@@ -21,7 +22,7 @@ __all__ = ["command"]
 @click.command("import")
 @click.argument("name", type=params.STORE)
 @click.argument("path", metavar="FILE")
-@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="Of the values; or a codec object.")
+@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help=params.TYPE_HELP)
 @click.option("--expected", type=params.VERSION_OR_NONE, help="Publish only if this version is current (0: none is).")
 @click.option("--if-changed", is_flag=True, help="Publish nothing if the bytes are those of the current version.")
 @click.option("--dry-run", is_flag=True, help="Check the file and everything else, and publish nothing.")

@@ -7,14 +7,25 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from typing import IO, Any
 
 import click
 
-from shmcow.cli.exits import exit_code
+from shmcow.cli.exits import USAGE, exit_code
 from shmcow.cli.text import printable
 from shmcow.errors import ShmcowError
 
-__all__ = ["file_errors", "opened"]
+__all__ = ["InputError", "file_errors", "opened"]
+
+
+class InputError(click.ClickException):
+    """What was typed is right, and what it names is not: exit code 2, and one line without the usage."""
+
+    exit_code = USAGE
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line."""
+        click.echo(f"shmcow: {self.format_message()}", file=file, err=True)
 
 
 @contextlib.contextmanager
@@ -23,7 +34,7 @@ def opened(path: str) -> Iterator[io.BufferedReader]:
     with contextlib.ExitStack() as stack:
         if path == "-":
             if sys.stdin is None:
-                raise click.BadParameter("standard input is closed", param_hint="FILE")
+                raise InputError("standard input is closed")
             file = sys.stdin.buffer
         else:
             with file_errors(path):
@@ -41,4 +52,4 @@ def file_errors(path: str) -> Iterator[None]:
         ours = isinstance(exc, ShmcowError) or "/shmcow." in os.fsdecode(exc.filename or "")
         if ours or exit_code(exc) is not None:
             raise
-        raise click.BadParameter(f"{printable(path)}: {exc.strerror or exc}", param_hint="FILE") from exc
+        raise InputError(f"{printable(path)}: {exc.strerror or exc}") from exc

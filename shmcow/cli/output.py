@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import click
 import msgspec
@@ -27,6 +27,7 @@ __all__ = [
     "redacted",
     "show",
     "size",
+    "tsv_line",
     "write_json",
 ]
 
@@ -44,12 +45,14 @@ class Column(NamedTuple):
         exact: the cell's figure as scripts want it; a str, int or None.
         human: the cell for people; None: the exact one.
         right: whether it is a number, aligned to the right.
+        cut: whether it is cut, and not wrapped, where a terminal is too narrow.
     """
 
     title: str
     exact: Callable[[Any], Any]
     human: Callable[[Any], str] | None = None
     right: bool = False
+    cut: bool = False
 
 
 def form_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,7 +60,11 @@ def form_options(command: Callable[..., Any]) -> Callable[..., Any]:
     choice = click.Choice(["table", "tsv", "json", "jsonl"])
     command = click.option("--json", "as_json", is_flag=True, help="The same as -o json.")(command)
     return click.option(
-        "-o", "--output", "form", type=choice, help="Default: table on a terminal, tab-separated values in a pipe."
+        "-o",
+        "--output",
+        "form",
+        type=choice,
+        help="Default: table on a terminal, in a pipe tab-separated values without a header (an empty one is -).",
     )(command)
 
 
@@ -93,9 +100,17 @@ def show(
             click.echo(printable_json(msgspec.json.encode({"schema": SCHEMA, **plain(record)}).decode()))
     elif form == "tsv":
         for record in records:
-            click.echo("\t".join(printable(_text(column.exact(record))) for column in columns))
+            click.echo(tsv_line(*(_text(column.exact(record)) for column in columns)))
     else:
         _table(records, columns)
+
+
+def tsv_line(*cells: str) -> str:
+    """Return cells as a line of tab-separated values.
+
+    An empty cell is "-": a shell's ``read`` takes several tabs for one, and what follows would move to the left.
+    """
+    return "\t".join(printable(cell) or "-" for cell in cells)
 
 
 def _text(cell: Any) -> str:
@@ -109,7 +124,8 @@ def _table(records: Sequence[Any], columns: Sequence[Column]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
     for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=column.right)
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.title, justify=justify, no_wrap=column.right or column.cut)
     for record in records:
         table.add_row(*(Text(printable(_text((column.human or column.exact)(record)))) for column in columns))
     Console(soft_wrap=not sys.stdout.isatty()).print(table)

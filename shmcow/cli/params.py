@@ -17,7 +17,7 @@ from shmcow.store import TIMEOUT_MAX, check_timeout
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["PATH", "SECONDS", "STORE", "TYPE", "VERSION", "VERSION_OR_NONE"]
+__all__ = ["PATH", "SECONDS", "STORE", "TYPE", "TYPE_HELP", "VERSION", "VERSION_OR_NONE"]
 
 
 class _Store(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic in newer clicks only
@@ -117,4 +117,5 @@ SECONDS = _Seconds()
 STORE = _Store()
 TYPE = _Type()
 VERSION = _Version()
+TYPE_HELP = "Of the values; or a codec object. MODULE is looked for in the current directory, too."
 VERSION_OR_NONE = _Version(0)  # 0: there is none yet

@@ -139,7 +139,11 @@ def _changed_typed(
     if isinstance(value, codecs.BundleView):
         _check_part(value, steps)
         name, *inside = steps
-        codec = codecs.for_name(value._codec_of(name))
+        codec = codec.codecs[name] if isinstance(codec, codecs.Bundle) else codecs.for_name(value._codec_of(name))
+        if codec.name not in ("msgpack", "json"):
+            raise _missing(
+                steps, len(steps) - 1, f"{name} is of the codec {codec.name!r}, whose values have no parts to change"
+            )
         return value._replace(**{name: _changed_typed(getattr(value, name), tuple(inside), codec, change)})
     plain = codecs.for_name(codec.name)
     stored = plain.decode_parts([_stored(part) for part in codec.encode_parts(value)])

@@ -10,20 +10,23 @@ import click
 from shmcow import documents, publishing
 from shmcow.arguments import check_group, check_mode
 from shmcow.cli import params
-from shmcow.cli.inputs import file_errors, opened
+from shmcow.cli.hints import with_hint
+from shmcow.cli.inputs import InputError, file_errors, opened
 from shmcow.cli.output import size
 from shmcow.cli.progress import bar
 from shmcow.cli.text import printable
 from shmcow.cli.versions import print_version, version_options
 from shmcow.codecs import Codec, IPTable
+from shmcow.codecs.iprows import FileRows
 from shmcow.documents import Progress
-from shmcow.errors import CodecMismatchError
+from shmcow.errors import CodecMismatchError, ValidationError
 from shmcow.publishing import Published
 from shmcow.store import Settings
 
-__all__ = ["command", "settings_of", "tell", "with_hint"]
+__all__ = ["command", "settings_of", "tell"]
 
 _KEYS: Final[dict[str, type]] = {"str": str, "int": int, "bytes": bytes}
+_COUNT: Final = click.IntRange(min=0, max=(1 << 63) - 1)
 _TABLE_OPTIONS: Final = ("key", "columns", "key_type", "delimiter", "header", "ip")
 
 
@@ -31,7 +34,7 @@ _TABLE_OPTIONS: Final = ("key", "columns", "key_type", "delimiter", "header", "i
 @click.argument("name", type=params.STORE)
 @click.argument("path", metavar="FILE")
 @click.option("--format", "form_in", type=click.Choice(documents.FORMATS), help="Default: by FILE's suffix; - is JSON.")
-@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="Of the values; or a codec object.")
+@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help=params.TYPE_HELP)
 @click.option("--key", metavar="COLUMN", help="CSV: the column of the keys; with --ip of networks, or FIRST,LAST.")
 @click.option("--columns", metavar="COLUMN,...", help="CSV: what becomes the value. Default: the other columns.")
 @click.option("--key-type", type=click.Choice(list(_KEYS)), help="CSV: of the keys. Default: as the store has, or str.")
@@ -57,6 +60,8 @@ _TABLE_OPTIONS: Final = ("key", "columns", "key_type", "delimiter", "header", "i
 @click.option("--no-create", is_flag=True, help="Do not make a store that does not exist.")
 @click.option("--mode", metavar="OCTAL", help="Permissions of a new store: 600 (the default), 640, 604 or 644.")
 @click.option("--group", help="Group of a new store.")
+@click.option("--retain", type=_COUNT, metavar="N", help="How many older versions a new store keeps openable: 4.")
+@click.option("--max-total-bytes", type=_COUNT, metavar="N", help="Limit of all versions of a new store together.")
 @click.option("--message", default="", help="Why; kept with the version.")
 @click.option("--author", default="", help="Who; kept with the version.")
 @version_options
@@ -73,6 +78,8 @@ def command(
     no_create: bool,
     mode: str | None,
     group: str | None,
+    retain: int | None,
+    max_total_bytes: int | None,
     message: str,
     author: str,
     form: str | None,
@@ -85,7 +92,8 @@ def command(
     bytes (.bin, .raw); - is standard input. A store that does not exist is made.
 
     A CSV file becomes a table: --key names the column of the keys, by its name in the header, or by its number from 0;
-    one more column is the value, several are a dict. With --ip it is a table of networks or ranges.
+    one more column is the value, several are a dict. Without --type all of them are texts, numbers, too. With --ip it
+    is a table of networks or ranges.
 
     A store that was published with a type needs --type, which imports that module. For a table it is the type of the
     values (builtins:str for texts); for a bundle, a codec object.
@@ -106,7 +114,8 @@ def command(
     for check in checks:
         if not callable(check):
             raise click.BadParameter(f"{printable(repr(check))} is no function", param_hint="--validate")
-    settings = settings_of(mode, group)
+    value = None
+    settings = settings_of(mode, group)._replace(retain=retain, max_total_bytes=max_total_bytes)
     with opened(path) as file, bar(f"reading {printable(path)}") as progress:
         try:
             codec, value = _read(name, file, path, form_in, type_, force, table, progress)
@@ -126,16 +135,16 @@ def command(
                 force=force,
             )
         except ImportError as exc:
-            raise click.UsageError(str(exc)) from exc
+            raise InputError(str(exc)) from exc
         except CodecMismatchError as exc:
             raise with_hint(exc, type_) from exc
+        except ValidationError as exc:
+            if table["header"] is None and isinstance(value, FileRows) and value.line == 1:
+                raise ValidationError(f"{exc} (a header? name the column, or give --header)") from exc
+            raise
+    if not published.created and (retain, max_total_bytes) != (None, None):
+        click.echo(f"store {name} was there before, and keeps its limits", err=True)
     tell(name, published, dry_run, form, as_json)
-
-
-def with_hint(exc: CodecMismatchError, type_: Any) -> CodecMismatchError:
-    """Say which options there are where a codec or type does not follow from what is current."""
-    first = "" if type_ is not None else "--type MODULE:CLASS gives the type, or a codec object; "
-    return CodecMismatchError(f"{exc} (here: {first}--force publishes all the same)")
 
 
 def _format(path: str) -> str:

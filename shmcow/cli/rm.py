@@ -81,7 +81,4 @@ def _readers(name: str) -> list[int]:
 
 
 def _objects(name: str) -> list[str]:
-    names = [item.filename for item in segments.found(name)]
-    if not names:
-        raise StoreNotFoundError(f"there is no store {name}, and nothing else of that name in {segments.DIRECTORY}")
-    return [f"unlink {segments.DIRECTORY}/{filename}" for filename in names]
+    return [f"unlink {segments.DIRECTORY}/{item.filename}" for item in segments.check_found(name)]

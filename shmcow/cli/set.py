@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
 
-from shmcow import Writer, codecs, describe
+from shmcow import Writer, codecs, describe, publishing
 from shmcow.cli import params, paths
+from shmcow.cli.hints import with_hint
 from shmcow.cli.output import REDACT
 from shmcow.cli.text import shortened
 from shmcow.cli.versions import print_version, version_options
+from shmcow.encoded import say
 from shmcow.errors import CodecMismatchError
 
-__all__ = ["change_part", "command", "steps_of"]
+__all__ = ["change_part", "check_codec", "command", "steps_of"]
+
+_PLAIN: Final = ("msgpack", "json")  # codecs of values that have parts
 
 
 # A VALUE such as -5 is no option.
@@ -25,7 +29,7 @@ __all__ = ["change_part", "command", "steps_of"]
 @click.argument("path", type=params.PATH)
 @click.argument("value")
 @click.option("--string", is_flag=True, help="Take VALUE as text, not as JSON.")
-@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="The type of the store's values.")
+@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help=params.TYPE_HELP)
 @click.option("--message", default="", help="Why; kept with the version.")
 @click.option("--author", default="", help="Who; kept with the version.")
 @click.option("--force", is_flag=True, help="Publish without the type, too; the version's source says so.")
@@ -48,7 +52,9 @@ def command(
     JSON. What other writers change at the same time is kept. A dict's last key may be a new one. Tables and bytes are
     published as a whole, with shmcow publish.
 
-    A store that was published with a type needs --type, which imports that module: it must be one that can be imported.
+    A store that was published with a type needs --type, which imports that module: a class or a codec object in a file
+    here, or in a module that is installed. Of a bundle only the part that PATH begins with changes: --type is that
+    part's type, or the whole Bundle.
 
     \b
     Examples:
@@ -58,9 +64,12 @@ def command(
       shmcow set orders limits.max 10 --type shop.config:Limits
     """
     steps = steps_of(path)
+    check_codec(name)  # before whatever is wrong with the value
     new = value if string else _from_json(value, secret=re.search(REDACT, path) is not None)
     said = {"message": message, "author": author, "source": "shmcow set"}
-    version = change_part(name, type_, force, said, lambda old, codec: paths.replaced_typed(old, steps, new, codec))
+    version = change_part(
+        name, steps, type_, force, said, lambda old, codec: paths.replaced_typed(old, steps, new, codec)
+    )
     print_version(version, form, as_json)
 
 
@@ -86,10 +95,10 @@ def _from_json(text: str, *, secret: bool) -> Any:
         ) from exc
 
 
-def _check_codec(name: str) -> None:
+def check_codec(name: str) -> None:
     """Refuse a store whose values have no parts that JSON could replace."""
     current = [generation.codec for generation in describe(name).generations if generation.current]
-    if current and current[0] not in ("msgpack", "json", "bundle"):
+    if current and current[0] and current[0] not in (*_PLAIN, codecs.Bundle.name):
         raise CodecMismatchError(
             f"store {name} is published with the codec {current[0]!r}, and only values of msgpack and json, and such "
             "parts of a bundle, can be changed here: publish it as a whole"
@@ -97,16 +106,24 @@ def _check_codec(name: str) -> None:
 
 
 def change_part(
-    name: str, type_: Any, force: bool, said: dict[str, str], change: Callable[[Any, codecs.Codec[Any]], Any]
+    name: str,
+    steps: tuple[str, ...],
+    type_: Any,
+    force: bool,
+    said: dict[str, str],
+    change: Callable[[Any, codecs.Codec[Any]], Any],
 ) -> int:
-    """Replace the value of a store by ``change(value, codec)``, under the writer lock; returns the new version."""
-    with Writer(name, type=type_, create=False, force=force) as writer:
-        _check_codec(name)
-        codec = codecs.for_name(writer.snapshot().codec, Any if type_ is None else type_)
-        try:
+    """Replace the value of a store by ``change(value, codec)``, under the writer lock; returns the new version.
+
+    Of a bundle only the part that the first of ``steps`` names is published; ``type_`` is its type or codec, or a
+    Bundle that has it.
+    """
+    check_codec(name)
+    try:
+        codec = publishing.codec_to_change(name, steps[0], type_, force=force)
+        with Writer(name, codec=codec, create=False, force=force) as writer:
+            if isinstance(codec, codecs.Bundle) and steps[0] in codec.codecs:
+                return writer._update_part(steps[0], lambda old: getattr(change(old, codec), steps[0]), say(**said))
             return writer.update(lambda old: change(old, codec), **said)
-        except CodecMismatchError as exc:
-            if type_ is not None:
-                raise
-            verb = said["source"]
-            raise CodecMismatchError(f"{exc} (here: {verb} ... --type MODULE:CLASS)") from exc
+    except CodecMismatchError as exc:
+        raise with_hint(exc, type_) from exc

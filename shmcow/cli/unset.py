@@ -16,7 +16,7 @@ __all__ = ["command"]
 @click.command("unset", context_settings={"ignore_unknown_options": True})
 @click.argument("name", type=params.STORE)
 @click.argument("path", type=params.PATH)
-@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help="The type of the store's values.")
+@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help=params.TYPE_HELP)
 @click.option("--message", default="", help="Why; kept with the version.")
 @click.option("--author", default="", help="Who; kept with the version.")
 @click.option("--force", is_flag=True, help="Publish without the type, too; the version's source says so.")
@@ -37,5 +37,5 @@ def command(
     """
     steps = steps_of(path)
     said = {"message": message, "author": author, "source": "shmcow unset"}
-    version = change_part(name, type_, force, said, lambda old, codec: paths.removed_typed(old, steps, codec))
+    version = change_part(name, steps, type_, force, said, lambda old, codec: paths.removed_typed(old, steps, codec))
     print_version(version, form, as_json)

@@ -39,7 +39,9 @@ def command(
       shmcow wait app-config --readers-at 42 --timeout 30
       shmcow wait app-config --readers-at 42 --seen --min-readers 8 --timeout 30 || shmcow readers app-config
     """
-    if (version is None) == (readers_at is None):
+    if version is not None and readers_at is not None:
+        raise click.UsageError("give only one of --version and --readers-at")
+    if version is None and readers_at is None:
         raise click.UsageError("say what to wait for: --version N, or --readers-at N")
     if readers_at is not None:
         gate.wait_readers(name, readers_at, timeout, seen=seen, min_readers=min_readers or 0, may_appear=create_wait)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
 import shutil
 import signal
+import stat
 import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import click
@@ -17,7 +23,7 @@ from shmcow.cli import params
 from shmcow.cli.exits import PathNotFoundError
 from shmcow.cli.get import find
 from shmcow.cli.ls import owner
-from shmcow.cli.output import SCHEMA, form_options, is_terminal, masked, plain
+from shmcow.cli.output import SCHEMA, form_options, is_terminal, masked, plain, tsv_line
 from shmcow.cli.paths import parse_path
 from shmcow.cli.text import printable, shortened
 from shmcow.cli.values import one_line, redact_option, view_digest, without_views
@@ -58,9 +64,11 @@ def command(
     terminal. As JSON it is one object a line. Whoever is slow misses versions in between, never the newest. A store
     that is destroyed is waited for, and that is said on stderr.
 
+    It ends when whoever reads its output has gone, as in a pipe to head, also while nothing is published.
+
     With --exec nothing is printed but what the command prints. It gets the value as `shmcow get` prints it, masked as
     there, and bytes as they are; SHMCOW_NAME and SHMCOW_VERSION are in its environment. What is published while it runs
-    waits for its end.
+    waits for its end. A command that fails is told on stderr: it does not end the watch, nor change its exit code.
 
     \b
     Examples:
@@ -75,7 +83,11 @@ def command(
     done = 0
     logging.getLogger("shmcow").addHandler(logging.NullHandler())  # what it would say is said here
     with Reader(name, on_bad="raise", freeze=False, attach_timeout=_EVER if create_wait else 0.0) as reader:
-        for event in Events(reader, timeout):
+        events = Events(reader, timeout)
+        lost = _when_output_is_lost(reader.close) if program is None else threading.Event()
+        for event in events:
+            if lost.is_set():
+                break
             if event.anew:
                 _say(f"store {name} was created again: its versions start anew")
             if event.snapshot is None:
@@ -94,6 +106,30 @@ def command(
             done += 1
             if done == count:
                 return
+    if lost.is_set():
+        raise BrokenPipeError
+
+
+def _when_output_is_lost(end: Callable[[], object]) -> threading.Event:
+    """Call ``end`` from a thread, after the event is set, when nobody can read our output any more.
+
+    Whoever writes finds out by writing; this one may have nothing to write for hours.
+    """
+    lost = threading.Event()
+
+    def look(fd: int) -> None:
+        poller = select.poll()
+        poller.register(fd, 0)  # errors and hang-ups only
+        while not any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poller.poll()):
+            pass
+        lost.set()
+        end()
+
+    with contextlib.suppress(OSError, ValueError):  # it is closed, or no descriptor at all
+        fd = sys.stdout.fileno()
+        if stat.S_ISFIFO(os.fstat(fd).st_mode) or stat.S_ISSOCK(os.fstat(fd).st_mode):
+            threading.Thread(target=look, args=(fd,), name="shmcow-output", daemon=True).start()
+    return lost
 
 
 def _current(name: str, may_appear: bool) -> int:
@@ -170,8 +206,7 @@ def _print(snapshot: Snapshot[Any], found: _Found, form: str, redact: str) -> No
     text = "" if found.missing else one_line(value)
     when = snapshot.published_at
     if form == "tsv":
-        cells = (str(snapshot.version), when.isoformat(), who, snapshot.message)
-        click.echo("\t".join([*map(printable, cells), text]))
+        click.echo(tsv_line(str(snapshot.version), when.isoformat(), who, snapshot.message, text))
         return
     words = [f"{snapshot.version:>4}", f"{when.astimezone():%H:%M:%S}", shortened(who, 20)]
     words += [shortened(snapshot.message, 40)] if snapshot.message else []

@@ -119,7 +119,7 @@ def test_bug_of_ours_exits_70_and_debug_shows_the_traceback(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("\x1b[2Jdone")
 
-    monkeypatch.setattr(set_module, "Writer", broken)
+    monkeypatch.setattr(set_module, "check_codec", broken)
     assert app.run(["set", name, "a", "1"]) == 70
     told = capsys.readouterr().err
     assert "bug in shmcow" in told

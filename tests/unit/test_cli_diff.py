@@ -134,7 +134,7 @@ def test_diff_prints_what_changed(store: str) -> None:
     assert (done.returncode, done.stderr) == (1, "")
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert lines[:4] == [
-        ["added", "hosts.0", "", '"new"'],
+        ["added", "hosts.0", "-", '"new"'],
         ["changed", "password", '"********"', '"********"'],
         ["changed", "deep.n", "1", "1.0"],
         ["changed", "/deep/a.b", "1", "2"],
@@ -337,7 +337,7 @@ def test_diff_of_100_000_rows_is_bounded(name: str) -> None:
         done = run("diff", name)
         assert done.returncode == 1
         assert done.stdout.count("\n") == 1000
-        assert done.stdout.startswith('removed\t0\t"old"\t\nchanged\t1\t"old"\t"new"\n')
+        assert done.stdout.startswith('removed\t0\t"old"\t-\nchanged\t1\t"old"\t"new"\n')
         assert "49,002 more differences" in done.stderr
         assert sum(1 for _ in inspect.diff(name)) == 50_002
 

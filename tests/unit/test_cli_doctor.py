@@ -16,6 +16,7 @@ from test_cli import environment, refused, run
 
 import shmcow
 from shmcow import Bundle, MsgPack, Raw, Reader, Writer, segments
+from shmcow.cli import app
 from shmcow.inspect import Finding, diagnose
 from shmcow.machine import check_directory, check_limits, check_logind, removes_ipc
 
@@ -74,6 +75,26 @@ def test_problems_are_told_in_each_form_and_exit_1(name: str) -> None:
     assert f"  fix: chmod 0600 {lock}\n" in seen
     lock.chmod(0o600)
     assert found(name) == {}
+
+
+def test_forced_version_is_told(name: str) -> None:
+    """Until another one is current."""
+    with Writer(name, type=int, initial=1) as writer:
+        with Writer(name, force=True) as other:
+            other.publish("text")
+        warning = found(name)["forced"]
+        assert (warning.level, warning.fix) == ("warning", f"shmcow rollback {name}, or publish again with the type")
+        assert "current version 2 was published with --force, without a type" in warning.what
+        writer.rollback()
+        assert "forced" not in found(name)
+
+
+def test_no_findings_are_told(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe, too: on stderr."""
+    with Writer(name, initial=1):
+        monkeypatch.setattr("shmcow.inspect.diagnose", lambda _: [])
+        assert app.run(["doctor", name]) == 0
+        assert capsys.readouterr() == ("", "shmcow: nothing wrong was found\n")
 
 
 def test_what_is_not_there_exits_3(name: str) -> None:

@@ -17,6 +17,7 @@ from test_cli_reading import on_terminal
 
 import shmcow
 from shmcow import Raw, Reader, Writer
+from shmcow.cli import app
 from shmcow.garbage import Garbage, collect, garbage, unlink_all
 
 SHM = Path("/dev/shm")
@@ -68,7 +69,7 @@ def test_what_a_killed_writer_left_is_told_and_collected(name: str) -> None:
     assert (half.what, half.version, half.files, half.kept) == ("half-done", 2, (), "")
     assert (segment.what, segment.files, segment.size_bytes) == ("segment", (stray.name,), 8192)
     rows = [line.split("\t") for line in run("gc", name, "--dry-run").stdout.splitlines()]
-    assert [row[:4] for row in rows] == [[name, "would go", "half-done", "2"], [name, "would go", "segment", ""]]
+    assert [row[:4] for row in rows] == [[name, "would go", "half-done", "2"], [name, "would go", "segment", "-"]]
     lines = run("gc", name, "--dry-run", "-o", "jsonl").stdout.splitlines()
     assert [json.loads(line)["what"] for line in lines] == ["half-done", "segment"]
     assert "its writer ended before it was filled" in on_terminal("gc", name, "--dry-run")
@@ -322,14 +323,13 @@ def test_another_users_objects_are_left_alone(name: str) -> None:
 
 
 def test_wrong_use_of_gc_exits_2(name: str) -> None:
-    """A negative age or a bad name is a usage error; a name that nothing has is no error."""
+    """A negative age or a bad name is a usage error."""
     refused(2, "gc", "--older-than", "-1")
     refused(2, "gc", "a/b")
     with pytest.raises(ValueError, match="min_age"):
         garbage(name, min_age=-1)
     with pytest.raises(ValueError, match="lock_timeout"):
         collect(name, lock_timeout=-1)
-    assert run("gc", name).returncode == 0
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "1e300", "-1"])
@@ -351,3 +351,11 @@ def test_rm_force_leaves_a_directory(name: str) -> None:
         assert (done.returncode, "is a directory" in done.stderr) == (6, True)
     finally:
         path.rmdir()
+
+
+def test_gc_of_what_is_not_there_exits_3(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A typing error is not all well; the library collects nothing, quietly."""
+    for more in ((), ("--dry-run",)):
+        assert app.run(["gc", name, *more]) == 3
+        assert f"there is no store {name}, and nothing else of that name" in capsys.readouterr().err
+    assert collect(name) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -18,8 +19,9 @@ import shmcow
 from shmcow import Bundle, MsgPack, Raw, Reader, Table, Writer
 from shmcow.cli import app, paths
 from shmcow.cli.exits import PathNotFoundError
+from shmcow.cli.hints import type_option
 from shmcow.cli.inputs import opened
-from shmcow.errors import ValidationError
+from shmcow.errors import CodecMismatchError, ValidationError
 
 SHOP = """
 import msgspec
@@ -34,6 +36,7 @@ class Country(msgspec.Struct, frozen=True):
     pop: int
 
 PARTS = Bundle(limits=MsgPack(Limits), names=Table(key=str, value=str))
+LIMITS = MsgPack(Limits)
 NUMBER = 7
 
 def no_shrink(old, new):
@@ -487,3 +490,136 @@ def test_set_does_not_quote_a_secret(name: str) -> None:
     """A text without quotes is the commonest mistake, and stderr ends in logs."""
     with Writer(name, initial={"db": {"password": "old"}}):
         assert "hunter2" not in refused(2, "set", name, "db.password", "hunter2")
+
+
+# ---- parts of a bundle that have a type ----
+
+
+@pytest.fixture
+def parts(name: str, shop: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bundle of a typed config, a typed table and plain values."""
+    monkeypatch.syspath_prepend(str(shop))
+    import shop as module  # type: ignore[import-not-found]
+
+    codec = Bundle(limits=MsgPack(module.Limits), names=Table(key=str, value=str), extra=MsgPack())
+    with Writer(name, codec=codec, initial={"limits": module.Limits(3), "names": {"a": "b"}, "extra": {"k": 1}}):
+        return name
+
+
+@pytest.mark.parametrize("given", ["shop:Limits", "shop:LIMITS", "shop:PARTS"])
+def test_typed_part_is_changed_with_its_type(parts: str, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its class, its codec or the whole Bundle: only that part is published, and a value that does not fit is not."""
+    assert called(0, capsys, "set", parts, "limits.max", "4", "--type", given)[0] == "2\n"
+    assert called(0, capsys, "set", parts, "limits", '{"max": 5, "min": 2}', "--type", given)[0] == "3\n"
+    assert called(0, capsys, "unset", parts, "limits.min", "--type", given)[0] == "4\n"
+    assert value(parts)["limits"] == {"max": 5, "min": 0}
+    assert "$.max" in called(9, capsys, "set", parts, "limits.max", '"many"', "--type", given)[1]
+    assert "max, min" in called(3, capsys, "set", parts, "limits.nope", "1", "--type", given)[1]
+    report = shmcow.describe(parts)
+    assert report.version == 4
+    assert len({item.segments[1:] for item in report.generations}) == 1
+    import shop as module
+
+    whole = Bundle(limits=MsgPack(module.Limits), names=Table(key=str, value=str), extra=MsgPack())
+    with Writer(parts, codec=whole) as writer:
+        writer.publish_parts(names={"c": "d"})
+    with Reader(parts, codec=whole, on_bad="raise") as reader:
+        assert (reader.get().limits, dict(reader.get().names)) == (module.Limits(5), {"c": "d"})
+
+
+def test_plain_part_beside_typed_ones_needs_no_type(parts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And what the store says of its type stays; a typed part without its type is refused, with what to type."""
+    before = shmcow.describe(parts).generations[0].type_name
+    called(0, capsys, "set", parts, "extra.k", "2")
+    assert shmcow.describe(parts).generations[0].type_name == before
+    for command in (("set", parts, "limits.max", "4"), ("unset", parts, "limits.min")):
+        told = called(6, capsys, *command)[1]
+        assert "part 'limits' of store" in told
+        assert "--type shop:Limits (--force" in told
+    # A part that lost its check may not look checked afterwards.
+    with (
+        Writer(parts, codec=Bundle(limits=MsgPack())) as writer,
+        pytest.raises(CodecMismatchError, match="with a type"),
+    ):
+        writer.publish_parts(limits={"max": 1})
+    assert "names is of the codec 'table'" in called(3, capsys, "set", parts, "names.a", "1", "--force")[1]
+    called(0, capsys, "set", parts, "limits.max", "many", "--string", "--force")
+    assert shmcow.describe(parts).generations[0].source == "shmcow set (forced)"
+    assert value(parts)["limits"] == {"max": "many", "min": 0}
+
+
+@pytest.mark.usefixtures("shop")
+def test_codec_object_is_taken_by_set(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As by publish; a table is refused before anything is said about VALUE."""
+    called(0, capsys, "publish", name, put("l.json", {"max": 3}), "--type", "shop:LIMITS")
+    called(0, capsys, "set", name, "max", "4", "--type", "shop:LIMITS")
+    assert value(name) == {"max": 4, "min": 0}
+    assert "give --type shop:Limits (" in called(6, capsys, "set", name, "max", "5")[1]
+    called(0, capsys, "publish", name, put("t.bin", b"x"), "--force")
+    told = called(6, capsys, "set", name, "a", "no json")[1]
+    assert "the codec 'raw'" in told
+
+
+@pytest.mark.parametrize(
+    ("published", "typed"),
+    [
+        ("app_config.Config", "--type app_config:Config"),
+        ("shop.config.Outer.Inner", "--type shop.config:Outer.Inner"),
+        ("str", "--type builtins:str"),
+        ("IPTable[str]", "--type builtins:str"),
+        ("Table[int, shop.Country]", "--type shop:Country"),
+        ("dict[str, int]", "--type MODULE:NAME, a class or codec object for dict[str, int]"),
+        ("__main__.Config", "--type MODULE:NAME, a class or codec object for __main__.Config"),
+    ],
+)
+def test_type_is_told_as_it_is_typed(published: str, typed: str) -> None:
+    """Ready to paste where the name says enough."""
+    assert type_option(published) == typed
+
+
+# ---- more of publish ----
+
+
+@pytest.mark.usefixtures("shop")
+def test_publish_limits_a_new_store(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that exists keeps its limits, and that is said."""
+    limits = ("--retain", "1", "--max-total-bytes", "50000")
+    called(0, capsys, "publish", name, put("c.json", 1), *limits)
+    report = shmcow.describe(name)
+    assert (report.retain, report.max_total_bytes) == (1, 50000)
+    assert "keeps its limits" in called(0, capsys, "publish", name, "c.json", "--retain", "9")[1]
+    assert shmcow.describe(name).retain == 1
+    called(2, capsys, "publish", name, "c.json", "--retain", "-1")
+
+
+@pytest.mark.usefixtures("shop")
+def test_header_that_was_not_expected_is_told(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns by number mean no header, unless --header says so."""
+    put("t.csv", "code,cc\n1,DE\n")
+    put("ip.csv", "network,cc\n1.1.1.0/24,AU\n")
+    told = "(a header? name the column, or give --header)"
+    assert told in called(9, capsys, "publish", name, "t.csv", "--key", "0", "--key-type", "int")[1]
+    assert told in called(9, capsys, "publish", name, "ip.csv", "--ip")[1]
+    assert told not in called(9, capsys, "publish", name, "ip.csv", "--ip", "--no-header")[1]
+    called(0, capsys, "publish", name, "ip.csv", "--ip", "--header")
+
+
+@pytest.mark.usefixtures("shop")
+def test_usage_is_shown_for_wrong_usage_only(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is not there, a package that is missing, nobody to ask, no key of a table: one line, exit 2."""
+    put("a.yaml", "a: 1\n")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "yaml", None)
+        assert called(2, capsys, "publish", name, "a.yaml")[1].startswith("shmcow: ")
+    assert called(2, capsys, "publish", name, "no.json")[1] == "shmcow: no.json: No such file or directory\n"
+    put("ip.csv", "network,cc\n1.1.1.0/24,AU\n")
+    called(0, capsys, "publish", name, "ip.csv", "--ip", "--key", "network")
+    told = called(2, capsys, "get", name, "nonsense")[1]
+    assert told.startswith("shmcow: 'nonsense' is no key of this table")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert "Usage" not in called(2, capsys, "rm", name)[1]
+    assert "Usage" in called(2, capsys, "publish", name, "ip.csv", "--nope")[1]
+    missing = f"there is no store {name}-2 (no /dev/shm/shmcow.{name}-2)"
+    assert missing in called(3, capsys, "publish", f"{name}-2", "ip.csv", "--ip", "--header", "--no-create")[1]

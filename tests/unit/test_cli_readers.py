@@ -24,6 +24,7 @@ from sleepers import until_asleep
 from users import STRANGER, needs_root
 
 from shmcow import Raw, Reader, WaitTimeoutError, Writer, gate, inspect
+from shmcow.cli import app
 
 
 @pytest.fixture
@@ -287,11 +288,23 @@ def test_gate_opens_when_the_last_reader_moves_on(name: str, spawn: Callable[...
         )
 
 
+def test_gate_names_each_process_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who holds a version has seen it, too."""
+    with Writer(name, initial=b"1", codec=Raw()) as writer, Reader(name) as reader:
+        view = reader.get()
+        writer.publish(b"2")
+        assert app.run(["wait", name, "--readers-at", "2", "--seen", "--timeout", "0"]) == 7
+        told = capsys.readouterr().err
+        assert "held version 1 by" in told
+        assert told.count("pid ") == 1
+        del view
+
+
 def test_wait_says_what_to_wait_for(name: str) -> None:
     """Neither or both of the two, options that belong to the other, and impossible numbers are usage errors."""
     with Writer(name, initial={"n": 1}):
         assert "--version N, or --readers-at N" in refused(2, "wait", name)
-        assert "--version N, or --readers-at N" in refused(2, "wait", name, "--version", "1", "--readers-at", "1")
+        assert "give only one of" in refused(2, "wait", name, "--version", "1", "--readers-at", "1")
         assert "go with --readers-at" in refused(2, "wait", name, "--version", "1", "--seen")
         assert "number of seconds" in refused(2, "wait", name, "--version", "1", "--timeout", "nan")
         assert "range" in refused(2, "wait", name, "--version", str(1 << 64))

@@ -22,12 +22,12 @@ HOSTILE = "up \x1b[2J and \u202e down"
 VALUE = {"hosts": ["a", "b"], "password": "hunter2", "deep": {"api_key": "k", "text": HOSTILE}, "n": 3}
 
 
-def on_terminal(*arguments: str) -> str:
+def on_terminal(*arguments: str, columns: int = 200) -> str:
     """Run a command with a terminal for its output; return what reached it."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "shmcow", *arguments]
     with subprocess.Popen(
-        command, stdout=theirs, stderr=theirs, env=environment() | {"NO_COLOR": "1", "COLUMNS": "200"}
+        command, stdout=theirs, stderr=theirs, env=environment() | {"NO_COLOR": "1", "COLUMNS": str(columns)}
     ) as done:
         os.close(theirs)
         seen = b""
@@ -77,7 +77,7 @@ def test_ls_lists_stores_for_scripts_people_and_programs(store: str) -> None:
         (line,) = [row for row in rows("ls") if row[0] == store]
         assert line[1] == "2"
         assert line[3:6] == [str(report.total_bytes), "2", "1"]
-        assert line[7:] == ["0600", ""]
+        assert line[7:] == ["0600", "-"]
         (entry,) = [item for item in as_json("ls")["stores"] if item["name"] == store]
         assert (entry["readers"], entry["problem"], entry["report"]["version"]) == (1, None, 2)
         seen = on_terminal("ls").splitlines()
@@ -97,7 +97,7 @@ def test_ls_goes_on_beside_a_damaged_store(store: str) -> None:
     try:
         found = {row[0]: row for row in rows("ls")}
         assert "not that of a store" in found[bad][-1]
-        assert found[store][-1] == ""
+        assert found[store][-1] == "-"
         (entry,) = [item for item in as_json("ls")["stores"] if item["name"] == bad]
         assert entry["report"] is None
         assert "not that of a store" in entry["problem"]
@@ -113,7 +113,7 @@ def test_history_lists_the_versions_that_can_be_opened(store: str) -> None:
     with Reader(store).at(1):
         newest, oldest = rows("history", store)
     assert newest[0:2] == ["2", "current"]
-    assert newest[3:] == [str(shmcow.describe(store).generations[0].size_bytes), "ann", str(os.getpid()), "", "a test",
+    assert newest[3:] == [str(shmcow.describe(store).generations[0].size_bytes), "ann", str(os.getpid()), "-", "a test",
                           "up \\x1b[2J and \\u202e down"]  # fmt: skip
     assert oldest[0:2] == ["1", "held"]
     found = as_json("history", store)
@@ -193,7 +193,7 @@ def test_reading_commands_say_what_is_not_there(store: str) -> None:
     """Exit code 3, and what there is."""
     for command in ("get", "stat", "history"):
         assert "no store" in refused(3, command, "t-no-such-store").lower()
-    assert "cannot be opened" in refused(3, "get", store, "--at", "9")
+    assert "was never published" in refused(3, "get", store, "--at", "9")
     assert "indexes 0 to 1" in refused(3, "get", store, "hosts.2")
     refused(2, "get", "bad/name")
     with Writer(f"{store}-empty", codec=Raw()) as empty:
@@ -268,3 +268,15 @@ def test_closed_and_full_streams(name: str) -> None:
             )
             assert done.returncode == code, (rest, done.stderr)
             assert "bug" not in done.stderr
+
+
+def test_shell_reads_empty_cells(name: str) -> None:
+    """One that is empty is a dash: a shell's read takes several tabs for one."""
+    with Writer(name, initial=1) as writer:
+        writer.publish(2, source="s" * 100)
+        loop = "while IFS=$(printf '\\t') read -r a b c d e f g h i; do echo $a $g $i; done"
+        script = f"{sys.executable} -m shmcow history {name} | {loop}"
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, env=environment())
+        assert done.stdout == "2 - -\n1 - initial\n"
+        # A source is cut, not wrapped: a version is one line on a narrow terminal, too.
+        assert len(on_terminal("history", name, columns=80).splitlines()) == 3

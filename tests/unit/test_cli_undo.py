@@ -12,6 +12,7 @@ from test_cli import refused, run
 
 import shmcow
 from shmcow import Raw, Reader, Writer
+from shmcow.cli import app
 
 SHM = Path("/dev/shm")
 
@@ -73,6 +74,35 @@ def test_rollback_that_cannot_be_done_changes_nothing(three: str) -> None:
         code, told = as_user(NOBODY, "rollback", three)
         assert code == 5, told
         assert shmcow.describe(three).version == 4
+
+
+def test_versions_that_cannot_be_opened_are_told_with_those_that_can(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never published is not reclaimed; and there may be nothing to go back to."""
+
+    def told(*arguments: str) -> str:
+        assert app.run(list(arguments)) == 3
+        return capsys.readouterr().err
+
+    with Writer(name, initial=0, retain=2) as writer:
+        for n in range(5):
+            writer.publish(n)
+        never = f"version 77 of store {name} was never published: 6 is current; can be opened: 4 to 6\n"
+        for arguments in (("get", name, "--at", "77"), ("diff", name, "4", "77"), ("rollback", name, "--to", "77")):
+            assert told(*arguments) == f"shmcow: {never}"
+        assert told("drop", name, "77", "--yes") == f"shmcow: {never}"
+        for arguments in (("get", name, "--at", "2"), ("rollback", name, "--to", "2"), ("diff", name, "2", "6")):
+            assert "version 2 of store" in (said := told(*arguments))
+            assert "reclaimed or dropped; can be opened: 4 to 6 (" in said
+        writer.drop(5)
+        said = told("rollback", name)
+        assert "version 5 of store" in said
+        assert "can be opened: 4, 6" in said
+        assert "name the one to go back to" in said
+        writer.drop(4)
+        assert f"there is no earlier version of store {name} to go back to" in (said := told("rollback", name))
+        assert f"can be opened: 6 (shmcow history {name})" in said
 
 
 # ---- drop ----

@@ -103,7 +103,7 @@ def test_watch_of_a_part_prints_when_that_changes(name: str) -> None:
             for value in ({"a": {"x": 1}, "b": 2}, {"a": {"x": 1.0}, "b": 2}, {"a": {}}, {"a": {"x": 1}}):
                 writer.publish(value)
                 process.until_asleep()
-            assert [process.line()[::4] for _ in range(3)] == [["3", "1.0"], ["4", ""], ["5", "1"]]
+            assert [process.line()[::4] for _ in range(3)] == [["3", "1.0"], ["4", "-"], ["5", "1"]]
             assert "version 4: the value has no part 'a.x'" in process.said()
             writer.publish({"a": {"x": None}})
             assert process.line()[::4] == ["6", "null"]
@@ -228,11 +228,22 @@ def test_watch_ends_as_any_tool(name: str) -> None:
             process.line()
             assert process.stdout is not None
             process.stdout.close()
-            process.until_asleep()
             writer.publish({"n": 2})
             assert process.wait(60) == 128 + signal.SIGPIPE
             assert process.stderr is not None
             assert process.stderr.read() == ""
+
+
+def test_idle_watch_ends_when_its_output_is_lost(name: str) -> None:
+    """Though nothing is published: as in a pipe to head."""
+    with Writer(name, initial={"n": 1}), watching(name) as process:
+        process.line()
+        process.until_asleep()
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(WATCHDOG) == 128 + signal.SIGPIPE
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 def test_watch_for_people_is_a_line_each(name: str) -> None:

@@ -442,8 +442,8 @@ def test_rollback_to_a_version_and_to_one_that_is_gone(name: str) -> None:
         assert w.rollback(to=3, message="back", author="op", source="cli") == 6
         snap = w.snapshot()
         assert (snap.value, snap.message, snap.author, snap.source) == (3, "back", "op", "cli")
-        for gone in (1, 99):
-            with pytest.raises(shmcow.VersionGoneError, match=f"version {gone} of .*never published"):
+        for gone, why in ((1, "reclaimed or dropped"), (99, "never published")):
+            with pytest.raises(shmcow.VersionGoneError, match=f"version {gone} of .*{why}"):
                 w.rollback(to=gone)
         assert w.version == 6
 
@@ -487,7 +487,7 @@ def test_retain_older_versions_stay_openable(name: str, retain: int) -> None:
         r = Reader(name)
         for version in range(9, 8 - retain, -1):
             assert r.at(version).version == version
-        with pytest.raises(shmcow.VersionGoneError, match="raise retain="):
+        with pytest.raises(shmcow.VersionGoneError, match="retain more"):
             r.at(8 - retain)
 
 
