@@ -12,7 +12,7 @@ from shmcow.differ import Change, Difference, Sealed, diff
 from shmcow.dropping import Dropped
 from shmcow.rates import Activity, Holding, activity
 from shmcow.readership import Hidden, ReaderProcess, ReadersReport, readers
-from shmcow.reports import Generation, Overview, StoreReport, describe, list_stores, overview
+from shmcow.reports import Generation, Overview, StoreReport, describe, held_by, list_stores, overview
 
 if TYPE_CHECKING:
     from shmcow.diagnosis import Finding, diagnose
@@ -38,6 +38,7 @@ __all__ = [
     "diagnose",
     "diff",
     "garbage",
+    "held_by",
     "list_stores",
     "overview",
     "readers",

@@ -11,10 +11,10 @@ from typing import Any
 
 from shmcow import _core, segments
 from shmcow.errors import ShmcowError, StoreNotFoundError
-from shmcow.holders import holders_of
+from shmcow.holders import holders, holders_of
 from shmcow.store import COUNTERS, STATES
 
-__all__ = ["Generation", "Overview", "StoreReport", "describe", "list_stores", "overview"]
+__all__ = ["Generation", "Overview", "StoreReport", "describe", "held_by", "list_stores", "overview"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,6 +130,27 @@ def describe(name: str) -> StoreReport:
         NotOwnerError: its permissions do not let this process read it.
     """
     return _report(_core.Store(segments.header_path(segments.check_name(name))))
+
+
+def held_by(name: str) -> dict[int, tuple[int, ...]]:
+    """Tell which processes hold which versions of a store, of those that this user may look into.
+
+    Returns:
+        Pids, ascending, by version; versions that nobody holds are left out.
+
+    Raises:
+        StoreNotFoundError, IncompatibleStoreError, CorruptSegmentError, NotOwnerError: as ``describe``.
+
+    Concurrency: any thread; looks at all processes, one after the other.
+    """
+    store = _core.Store(segments.header_path(segments.check_name(name)))
+    versions = [version for version, _, _ in store.generations()]
+    found: dict[int, set[int]] = {}
+    for holder in holders(store):
+        for version in versions:
+            if any(first <= version <= last for first, last in holder.held):
+                found.setdefault(version, set()).add(holder.pid)
+    return {version: tuple(sorted(pids)) for version, pids in sorted(found.items())}
 
 
 def _report(store: _core.Store) -> StoreReport:

@@ -29,7 +29,10 @@ __all__ = ["command", "find"]
 @click.option("--raw", is_flag=True, help="The bytes of the payload as they are (of one part: name it in PATH).")
 @click.option("--redact", default=REDACT, metavar="PATTERN", help="Mask what has such a name; '' masks nothing.")
 @click.option("--json", "as_json", is_flag=True, help="JSON, also where the part is a text.")
-def command(name: str, path: str | None, version: int | None, raw: bool, redact: str, as_json: bool) -> None:
+@click.option("-o", "--output", "form", type=click.Choice(["json", "raw"]), help="The same as --json, or --raw.")
+def command(
+    name: str, path: str | None, version: int | None, raw: bool, redact: str, as_json: bool, form: str | None
+) -> None:
     """Print the value of store NAME, or a part of it, as JSON.
 
     PATH names the part: keys and indexes joined by dots, such as db.hosts.0, or a JSON pointer. A text is printed
@@ -50,10 +53,10 @@ def command(name: str, path: str | None, version: int | None, raw: bool, redact:
         except re.error as exc:
             raise click.BadParameter(f"it is no regular expression: {exc}", param_hint="--redact") from exc
         snapshot = reader.snapshot() if version is None else reader.at(version)
-        if raw:
+        if raw or form == "raw":
             _write(_payload(snapshot, path))
             return
-        _print(find(snapshot.value, path), path, pattern.pattern, as_json)
+        _print(find(snapshot.value, path), path, pattern.pattern, as_json or form == "json")
 
 
 def _payload(snapshot: Snapshot[Any], path: str | None) -> memoryview:

@@ -10,6 +10,7 @@ import click
 from shmcow import inspect, segments
 from shmcow.cli import params
 from shmcow.cli.history import command as history
+from shmcow.cli.history import plain_versions
 from shmcow.cli.ls import owner
 from shmcow.cli.output import SCHEMA, age, form_options, is_terminal, size, write_json
 from shmcow.cli.text import printable
@@ -34,7 +35,8 @@ def command(context: click.Context, name: str, form: str | None, as_json: bool) 
     report = inspect.describe(name)
     free, total = segments.room()
     if as_json or form in ("json", "jsonl"):
-        write_json({"schema": SCHEMA, **dataclasses.asdict(report), "shm_free_bytes": free, "shm_total_bytes": total})
+        found = {**dataclasses.asdict(report), "generations": plain_versions(report)}
+        write_json({"schema": SCHEMA, **found, "shm_free_bytes": free, "shm_total_bytes": total})
         return
     people = form == "table" or (form is None and is_terminal())
     lines = list(_for_people(report, free, total) if people else _for_scripts(report, free, total))

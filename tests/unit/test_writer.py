@@ -80,7 +80,7 @@ def as_user(uid: int, code: str, *arguments: str) -> subprocess.CompletedProcess
     """Run Python code as another user; the caller is root."""
     # Imports come first, for the package may lie where the other user cannot read.
     prologue = (
-        "import os, sys, msgspec, psutil, posix_ipc, shmcow, encodings.idna, traceback\n"
+        "import os, sys, msgspec, psutil, posix_ipc, shmcow.reports, shmcow.dropping, encodings.idna, traceback\n"
         f"os.setgroups([]); os.setgid({uid}); os.setuid({uid})\n"
     )
     return subprocess.run(
