@@ -12,7 +12,7 @@ from processes import objects_of, value_of
 from victims import CODECS
 
 import shmcow
-from shmcow import Reader, Writer
+from shmcow import Reader, Writer, dropping
 
 RETAIN = 2
 
@@ -155,7 +155,7 @@ def _drop(codec: str = "") -> Callable[[str], Job]:
     def setup(store: str) -> Job:
         w = writer(store, codec)
         # Which calls a look at all processes takes depends on what else runs; it comes last, and only reads.
-        shmcow.writer.with_holders = lambda _, found: found
+        dropping.with_holders = lambda _, found: found
 
         def drop() -> int:
             assert w.drop(w.version - 1).version == w.version - 1
