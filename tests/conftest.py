@@ -45,9 +45,10 @@ def child_pids() -> set[int]:
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach what tests start: what a shell runs in the background ignores it, and hands that on."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Let signals reach what tests start: what runs in the background may ignore them, and hands that on."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

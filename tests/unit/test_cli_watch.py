@@ -66,8 +66,11 @@ def watching(*arguments: str, **more: Any) -> Iterator[Watching]:
 
 
 def ended(process: Watching) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out = process.stdout.read()  # and not communicate(), which does not see what line() has read ahead
+    err = process.stderr.read()
+    return process.wait(60), out, err
 
 
 def test_watch_prints_the_current_version_and_each_new_one(name: str) -> None:
