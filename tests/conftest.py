@@ -6,11 +6,17 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from processes import Child
+
+sys.path.append(str(Path(__file__).with_name("concurrency")))  # has the helpers for child processes
 SHM = Path("/dev/shm")
 OURS = f"t-{os.getpid()}-"  # what the stores of this run are called: others may run tests beside it
 
@@ -91,3 +97,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     skipped = reporter.stats.get("skipped", []) if reporter else []
     if skipped and os.environ.get("SHMCOW_NO_SKIPS") and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def spawn(name: str) -> Iterator[Callable[..., Child]]:  # noqa: ARG001 - `name` is torn down after the children
+    """Start children with ``spawn(body, *args)``; whoever lives at the end of the test is killed."""
+    from processes import Child
+
+    children: list[Child] = []
+
+    def start(body: Callable[..., Any], *args: Any, **kwargs: Any) -> Child:
+        children.append(Child(body, *args, **kwargs))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.end()

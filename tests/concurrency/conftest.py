@@ -1,28 +1,12 @@
-"""What the tests of this folder share: ``spawn`` starts a child and sees that it ends."""
+"""What the tests of this folder share: a build with kill points, and the program that forks its victims."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import victims
-from processes import Child
-
-
-@pytest.fixture
-def spawn(name: str) -> Iterator[Callable[..., Child]]:  # noqa: ARG001 - `name` is torn down after the children
-    """Start children with ``spawn(body, *args)``; whoever lives at the end of the test is killed."""
-    children: list[Child] = []
-
-    def start(body: Callable[..., Any], *args: Any, **kwargs: Any) -> Child:
-        children.append(Child(body, *args, **kwargs))
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.end()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,6 @@ from users import STRANGER, needs_root
 
 from shmcow import Raw, Reader, WaitTimeoutError, Writer, gate, inspect
 from shmcow.cli import app
-
-
-@pytest.fixture
-def spawn(name: str) -> Iterator[Callable[..., Child]]:  # noqa: ARG001 - `name` is torn down after the children
-    """Start children with ``spawn(body, *args)``; whoever lives at the end of the test is killed."""
-    children: list[Child] = []
-
-    def start(body: Callable[..., Any], *args: Any) -> Child:
-        children.append(Child(body, *args))
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.end()
 
 
 def _reader(link: Link, name: str) -> None:

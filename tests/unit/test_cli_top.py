@@ -13,7 +13,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,9 @@ from shmcow.cli import top
 from shmcow.fdinfo import command_of
 
 
-@pytest.fixture
-def spawn(name: str) -> Iterator[Callable[..., Child]]:  # noqa: ARG001 - `name` is torn down after the children
-    """Start children with ``spawn(body, *args)``; whoever lives at the end of the test is killed."""
-    children: list[Child] = []
-
-    def start(body: Callable[..., Any], *args: Any) -> Child:
-        children.append(Child(body, *args))
-        assert children[-1].recv() == "ready"
-        return children[-1]
-
-    yield start
-    for child in children:
-        child.end()
+def _ready(child: Child) -> Child:
+    assert child.recv() == "ready"
+    return child
 
 
 def _reading(link: Link, name: str, held: int) -> None:
@@ -64,7 +54,7 @@ def test_activity_tells_rates_readers_and_holds(name: str, spawn: Callable[..., 
     """The rate is that of the time between two looks; a hold has its owner; whoever is behind counts."""
     with Writer(name, initial={"n": 0}) as writer:
         writer.publish({"n": 1})
-        job, idle = spawn(_reading, name, 1), spawn(_reading, name, 0)
+        job, idle = _ready(spawn(_reading, name, 1)), _ready(spawn(_reading, name, 0))
         (first,) = inspect.activity([name])
         assert (first.version, first.versions, first.published_per_second) == (2, 2, None)
         assert (first.readers, first.lagging, first.behind) == (2, 1, 1)
@@ -112,7 +102,7 @@ def test_holds_of_processes_that_may_not_be_looked_into(name: str, spawn: Callab
     """Another user is told what is held, and not by whom."""
     with Writer(name, initial={"n": 0}, mode=0o644) as writer:
         writer.publish({"n": 1})
-        spawn(_reading, name, 1)
+        _ready(spawn(_reading, name, 1))
         child = Child(_look, name)
         (found,) = child.recv()
         child.done()
@@ -128,7 +118,7 @@ def test_holds_of_processes_that_may_not_be_looked_into(name: str, spawn: Callab
 def test_top_prints_a_frame_each_interval_in_a_pipe(name: str, spawn: Callable[..., Child]) -> None:
     """Tab-separated lines, or one object a look; from the second look on, so that there are rates."""
     with Writer(name, initial={"n": 0}) as writer:
-        job = spawn(_reading, name, 1)
+        job = _ready(spawn(_reading, name, 1))
         writer.publish({"n": 1})
         done = run("top", name, "--count", "2", "--interval", "0.05")
         assert (done.returncode, done.stderr) == (0, "")
