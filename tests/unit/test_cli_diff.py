@@ -14,8 +14,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from cli_runs import STRANGER, ran
 from test_cli import environment, refused, run
 from test_cli_reading import HOSTILE
+from users import needs_root
 
 from shmcow import JSON, MMDB, Arrays, Bundle, IPTable, MsgPack, Raw, Reader, Table, Writer, inspect
 from shmcow.cli import paths
@@ -455,11 +457,21 @@ def test_masks_reach_into_bundles_and_tables(name: str) -> None:
         assert "p-7" in run("diff", name, "--redact", "").stdout
 
 
-def test_diff_of_a_removed_header_or_another_users_store(name: str) -> None:
+def test_diff_of_a_damaged_header_is_told(name: str) -> None:
     """What cannot be read is said, with the exit code of that."""
     path = Path(f"/dev/shm/shmcow.{name}-bad")
     path.write_bytes(b"x" * 100)
     try:
-        refused(6, "diff", f"{name}-bad")
+        assert "cannot be used" in refused(6, "diff", f"{name}-bad")
     finally:
         os.unlink(path)
+
+
+@needs_root
+def test_diff_of_another_users_store_is_refused(name: str) -> None:
+    """A store that is its owner's only exits 5, and nothing of it is shown."""
+    with Writer(name, initial={"n": "p-1"}) as writer:
+        writer.publish({"n": "p-2"})
+        done = ran("diff", name, user=STRANGER)
+    assert (done.code, done.out) == (5, "")
+    assert "mode= and group=" in done.err

@@ -60,7 +60,6 @@ def test_pictures_of_the_readme_are_there(command: str, pictures: ModuleType) ->
     lines = words_of(svg)
     assert lines[0] == f"$ shmcow {' '.join(pictures.PICTURES[command])}"
     assert any("app-config" in line for line in lines)
-    assert "/home/" not in svg
-    assert "/root/" not in svg
+    assert not re.search(r"/(home|root|tmp)/", svg)
     assert "@font-face" not in svg
     assert f"docs/{command}.svg" in (ROOT / "README.md").read_text()
