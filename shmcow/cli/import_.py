@@ -13,7 +13,7 @@ from shmcow.cli.inputs import file_errors
 from shmcow.cli.progress import bar
 from shmcow.cli.publish import settings_of, tell
 from shmcow.cli.text import printable
-from shmcow.cli.versions import version_options
+from shmcow.cli.versions import publish_options, version_options
 from shmcow.errors import CodecMismatchError
 
 __all__ = ["command"]
@@ -23,15 +23,9 @@ __all__ = ["command"]
 @click.argument("name", type=params.STORE)
 @click.argument("path", metavar="FILE")
 @click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help=params.TYPE_HELP)
-@click.option("--expected", type=params.VERSION_OR_NONE, help="Publish only if this version is current (0: none is).")
-@click.option("--if-changed", is_flag=True, help="Publish nothing if the bytes are those of the current version.")
+@publish_options
 @click.option("--dry-run", is_flag=True, help="Check the file and everything else, and publish nothing.")
-@click.option(
-    "--force", is_flag=True, help="Publish also what readers may not be able to read; the version's source says so."
-)
-@click.option("--no-create", is_flag=True, help="Do not make a store that does not exist.")
 @click.option("--mode", metavar="OCTAL", help="Permissions of a new store. Default: as it was.")
-@click.option("--group", help="Group of a new store.")
 @click.option("--message", help="Why. Default: as it was.")
 @click.option("--author", help="Who. Default: as it was.")
 @version_options

@@ -15,7 +15,7 @@ from shmcow.cli.inputs import InputError, file_errors, opened
 from shmcow.cli.output import size
 from shmcow.cli.progress import bar
 from shmcow.cli.text import printable
-from shmcow.cli.versions import print_version, version_options
+from shmcow.cli.versions import print_version, publish_options, version_options
 from shmcow.codecs import Codec, IPTable
 from shmcow.codecs.iprows import FileRows
 from shmcow.documents import Progress
@@ -51,15 +51,9 @@ _TABLE_OPTIONS: Final = ("key", "columns", "key_type", "delimiter", "header", "i
     metavar="MODULE:FUNCTION",
     help="Called as (old, new); raises to refuse.",
 )
-@click.option("--expected", type=params.VERSION_OR_NONE, help="Publish only if this version is current (0: none is).")
-@click.option("--if-changed", is_flag=True, help="Publish nothing if the bytes are those of the current version.")
+@publish_options
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would happen, and publish nothing.")
-@click.option(
-    "--force", is_flag=True, help="Publish also what readers may not be able to read; the version's source says so."
-)
-@click.option("--no-create", is_flag=True, help="Do not make a store that does not exist.")
 @click.option("--mode", metavar="OCTAL", help="Permissions of a new store: 600 (the default), 640, 604 or 644.")
-@click.option("--group", help="Group of a new store.")
 @click.option("--retain", type=_COUNT, metavar="N", help="How many older versions a new store keeps openable: 4.")
 @click.option("--max-total-bytes", type=_COUNT, metavar="N", help="Limit of all versions of a new store together.")
 @click.option("--message", default="", help="Why; kept with the version.")

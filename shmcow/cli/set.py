@@ -14,7 +14,7 @@ from shmcow.cli import params, paths
 from shmcow.cli.hints import with_hint
 from shmcow.cli.output import REDACT
 from shmcow.cli.text import shortened
-from shmcow.cli.versions import print_version, version_options
+from shmcow.cli.versions import change_options, print_version
 from shmcow.encoded import say
 from shmcow.errors import CodecMismatchError
 
@@ -29,11 +29,7 @@ _PLAIN: Final = ("msgpack", "json")  # codecs of values that have parts
 @click.argument("path", type=params.PATH)
 @click.argument("value")
 @click.option("--string", is_flag=True, help="Take VALUE as text, not as JSON.")
-@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help=params.TYPE_HELP)
-@click.option("--message", default="", help="Why; kept with the version.")
-@click.option("--author", default="", help="Who; kept with the version.")
-@click.option("--force", is_flag=True, help="Publish without the type, too; the version's source says so.")
-@version_options
+@change_options
 def command(
     name: str,
     path: str,

@@ -8,7 +8,7 @@ import click
 
 from shmcow.cli import params, paths
 from shmcow.cli.set import change_part, steps_of
-from shmcow.cli.versions import print_version, version_options
+from shmcow.cli.versions import change_options, print_version
 
 __all__ = ["command"]
 
@@ -16,11 +16,7 @@ __all__ = ["command"]
 @click.command("unset", context_settings={"ignore_unknown_options": True})
 @click.argument("name", type=params.STORE)
 @click.argument("path", type=params.PATH)
-@click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help=params.TYPE_HELP)
-@click.option("--message", default="", help="Why; kept with the version.")
-@click.option("--author", default="", help="Who; kept with the version.")
-@click.option("--force", is_flag=True, help="Publish without the type, too; the version's source says so.")
-@version_options
+@change_options
 def command(
     name: str, path: str, type_: Any, message: str, author: str, force: bool, form: str | None, as_json: bool
 ) -> None:
