@@ -224,7 +224,7 @@ def test_threads_that_get_and_open_by_number_share_one_object(name: str) -> None
 def test_threads_that_attach_at_once_never_go_back(name: str) -> None:
     """Threads whose first get() is at the same moment, while versions are published, attach to one store, forwards."""
     writer = Writer(name, initial=value_of(1), retain=0)
-    for _ in range(12):
+    for _ in range(6):
         reader, others = Reader(name), [Reader(name) for _ in range(3)]
         writer.close()
         gc.collect()  # nobody is attached now

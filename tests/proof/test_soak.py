@@ -93,15 +93,21 @@ def test_soak_finds_its_mutants(name: str, tmp_path: Path) -> None:
     """Each weakened build of shmcow is caught by a short soak, as what it is."""
     if copies.compiler() is None:
         pytest.skip("needs a C compiler (Debian: apt-get install gcc libc6-dev)")
-    missed = []
     places = soak_mutants.build_all(tmp_path, soak_mutants.MUTANTS)
+    missed = []
     for number, mutant in enumerate(soak_mutants.MUTANTS):
-        directory = tmp_path / f"history{number}"
-        directory.mkdir()
-        result = soak_go.go(f"{name}-{number}", directory, places[mutant.name], {**SHORT, **mutant.asked})
-        found = {kind: count for kind, count in result.violations.items() if count}
-        print(f"mutant: {mutant.name}: {found or 'MISSED'} ({result.said['cpu']:.1f} s of CPU)")
-        if not set(mutant.found_as) & set(found):
+        for attempt in range(
+            1, 4
+        ):  # which step a kill meets is chance: on a busy machine one soak may meet none of them
+            directory = tmp_path / f"history{number}-{attempt}"
+            directory.mkdir()
+            asked = {**SHORT, **mutant.asked, "seed": attempt}
+            result = soak_go.go(f"{name}-{number}-{attempt}", directory, places[mutant.name], asked)
+            found = {kind: count for kind, count in result.violations.items() if count}
+            print(f"mutant: {mutant.name}: {found or 'MISSED'} ({result.said['cpu']:.1f} s of CPU)")
+            if set(mutant.found_as) & set(found):
+                break
+        else:
             missed.append((mutant.name, found, result.told()))
     assert not missed
 
