@@ -97,7 +97,7 @@ static PyObject *fail_protocol(core_state *state, int result, const char *path, 
 static PyObject *fail_system(core_state *state, int error, const char *doing, const char *path)
 {
     const char *class_name = error == ENOSPC || error == EDQUOT                 ? "OutOfSharedMemoryError"
-                             : error == EACCES || error == EPERM                ? "NotOwnerError"
+                             : error == EACCES || error == EPERM || error == EROFS ? "NotOwnerError"
                              : error == EMEDIUMTYPE || error == ELOOP ||
                                      error == EISDIR || error == ENXIO          ? "IncompatibleStoreError"
                                                                                 : NULL;
@@ -118,6 +118,8 @@ static PyObject *fail_system(core_state *state, int error, const char *doing, co
                      "(a directory, a link, a FIFO?): move it away or use another name", path);
     else if (error == ENOSPC || error == EDQUOT)
         PyErr_Format(class, "%s %s: no room in shared memory: free some of /dev/shm, or enlarge it", doing, path);
+    else if (error == EROFS)
+        PyErr_Format(class, "%s %s: %s: publish where /dev/shm is not mounted read-only", doing, path, strerror(error));
     else
         PyErr_Format(class, "%s %s: %s: only the owner of a store may write it, and mode= and group= decide who may "
                      "read it", doing, path, strerror(error));

@@ -60,12 +60,12 @@ def check_directory(directory: str = segments.DIRECTORY) -> Iterator[Finding]:
         what = f"{directory} is a file system of the type {kind}, not tmpfs: what is published there goes to a disk"
         yield Finding("problem", None, "filesystem", what, f"mount -t tmpfs -o mode=1777 tmpfs {directory}")
     if "ro" in options:
-        what = f"{directory} is mounted read-only: nobody can publish"
+        what = f"{directory} is mounted read-only here: nobody can publish (right where processes only read)"
         yield Finding("problem", None, "filesystem", what, f"mount -o remount,rw {directory}")
     if st.st_mode & stat.S_IWOTH and not st.st_mode & stat.S_ISVTX:
         what = f"{directory} has the mode {stat.S_IMODE(st.st_mode):04o}: anybody may remove anybody's stores"
         yield Finding("problem", None, "directory", what, f"chmod 1777 {directory}")
-    if not os.access(directory, os.W_OK | os.X_OK):
+    if "ro" not in options and not os.access(directory, os.W_OK | os.X_OK):
         what = f"this user may not create anything in {directory} (mode {stat.S_IMODE(st.st_mode):04o})"
         yield Finding("problem", None, "directory", what, f"chmod 1777 {directory}")
     if room.f_files and room.f_favail < _FEW_INODES:

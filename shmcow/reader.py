@@ -615,6 +615,12 @@ class Reader(_core.Slot, Generic[T]):
             bad_version = self._bad is not None and exc is self._bad[2]  # said already
             if not bad_version and self._cached() is not None:
                 _log.warning("going on with the last good value: %s", str(exc))
+            elif (
+                not bad_version
+                and self._default is not _MISSING
+                and not isinstance(exc, (StoreNotFoundError, NotPublishedError))
+            ):
+                _log.warning("answering with the default, although there is a store: %s", str(exc))
 
 
 def _uid_of(owner: int | str | None) -> int | None:

@@ -138,6 +138,8 @@ def _as_ours(exc: OSError, doing: str) -> ShmcowError | OSError:
         return OutOfSharedMemoryError(f"{doing}: no room in {DIRECTORY}: free some, or enlarge it")
     if exc.errno == errno.EINVAL:
         return NotOwnerError(f"{doing}: this process's user namespace has no number for that user or group")
+    if exc.errno == errno.EROFS:
+        return NotOwnerError(f"{doing}: {exc.strerror}: publish where {DIRECTORY} is not mounted read-only")
     if exc.errno in (errno.EACCES, errno.EPERM):
         return NotOwnerError(f"{doing}: {exc.strerror}: only the owner of a store may write it")
     return exc
