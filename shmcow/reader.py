@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-    from shmcow.codecs import Table, TableView
+    from shmcow.codecs import IPTable, IPTableView, Table, TableView
 
 T = TypeVar("T", default=Any)
 R = TypeVar("R")
@@ -117,6 +117,15 @@ class Reader(_core.Slot, Generic[T]):
         *,
         codec: Raw,
         default: memoryview | bytes = ...,
+        **options: Unpack[_Options],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Reader[IPTableView[V]],
+        name: str,
+        *,
+        codec: IPTable[V],
+        default: Any = ...,
         **options: Unpack[_Options],
     ) -> None: ...
     @overload

@@ -307,6 +307,7 @@ class Writer(Generic[T]):
         self._check_open()
         said = say(message, author, source)
         with self._turn(recreate=False) as turn:
+            self._check_follows(turn)
             new = function(self._load(turn.store.hold()).value)
             return self._commit_new(turn, new, said, "update's function")
 
@@ -341,6 +342,7 @@ class Writer(Generic[T]):
         self._check_open()
         said = say(message, author, source)
         with self._turn(recreate=False) as turn:
+            self._check_follows(turn)
             copy = draft.open_draft(self._load(turn.store.hold()).value)
             yield copy
             self._commit_new(turn, draft.close_draft(copy), said, "edit")
@@ -712,15 +714,23 @@ class Writer(Generic[T]):
             raise ValidationError(f"{who} returned None: it must return the new value (to publish None, use publish)")
         return self._commit(turn, self._encode(value), said, _ANY_VERSION)
 
+    def _check_follows(self, turn: Turn) -> None:
+        """Refuse to go on from a version of another schema, before a caller's function is given such a value."""
+        self._adopt_store(turn)
+        current = turn.store.version
+        if current not in (self._fits, 0) and not self._force:
+            assert self._codec is not None
+            check_schema(turn.store, self._codec)
+            self._fits = current
+
     def _commit(self, turn: Turn, encoded: Encoded, said: Said, expected: int, schema: Schema | None = None) -> int:
         """Publish what is encoded, in a turn; with the schema of the codec, unless another is given."""
         self._check_open()
         self._adopt_store(turn)
         current = turn.store.version
         self._check_expected(turn, current, None if expected == _ANY_VERSION else expected)
+        self._check_follows(turn)
         assert self._codec is not None
-        if current != self._fits and current != 0 and not self._force:
-            check_schema(turn.store, self._codec)
         several = self._codec.name == Bundle.name or len(encoded.parts) > 1
         shared = Shared.of(turn.store) if several and current != 0 else None
         forced = self._force and not encoded.some

@@ -108,7 +108,7 @@ class IPTableView(_core.IPTable[V], Generic[V]):
         return [(first, last, frozen.thaw(value)) for first, last, value in self.rows()]
 
 
-class IPTable(Codec[IPTableView[V]], Generic[V]):
+class IPTable(Codec[Any], Generic[V]):  # Any: published are rows, read is an IPTableView
     """Publish a table from IP ranges to values; readers look addresses up in shared memory, without decoding the table.
 
     Published from an iterable of rows, ``(network, value)`` or ``(first, last, value)``, or from a mapping of networks

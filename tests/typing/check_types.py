@@ -187,6 +187,10 @@ def look() -> None:
 
 
 def look_up() -> None:
+    with Writer("x", codec=IPTable(bool)) as w:
+        w.publish([("10.0.0.0/8", True), (IPv4Address(1), IPv4Address(9), False)])
+        w.publish(IPTable.rows_from_csv("ranges.csv"))
+        w.update(lambda old: [*old, ("192.0.2.0/24", True)])
     table = Reader("x", codec=IPTable(Config)).get()
     assert_type(table["192.0.2.1"], Config)
     assert_type(table.get("192.0.2.1"), Config | None)

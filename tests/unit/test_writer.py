@@ -920,3 +920,18 @@ def test_value_of_another_class_is_refused(name: str) -> None:
         assert w.publish({"timeout": 5.0}) == 2  # type: ignore[arg-type]
         assert w.snapshot().value.timeout == 5.0
         w.destroy()
+
+
+def test_update_without_the_stores_type_is_refused_before_its_function_is_called(name: str) -> None:
+    """The function would get a plain dict in place of what was published, and fail with an error of its own."""
+
+    class Config(msgspec.Struct, frozen=True):
+        timeout: float = 1.0
+
+    called: list[object] = []
+    with Writer(name, type=Config, initial=Config()), Writer(name, create=False) as untyped:
+        with pytest.raises(shmcow.CodecMismatchError, match="no type to check values with"):
+            untyped.update(called.append)
+        with pytest.raises(shmcow.CodecMismatchError, match="no type to check values with"), untyped.edit() as draft:
+            called.append(draft)
+        assert (called, untyped.version) == ([], 1)
