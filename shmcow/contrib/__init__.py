@@ -1,0 +1,1 @@
+"""Recipes for frameworks: one file each, and each imports its framework only."""
