@@ -9,7 +9,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 SOURCES = [
-    *("module", "store", "hold", "slot", "wait", "fill", "writer", "turn", "values"),
+    *("module", "store", "hold", "slot", "wait", "fill", "writer", "turn", "feed", "values"),
     *("table", "table_type", "table_build", "address", "iptable", "iptable_many", "iptable_build"),
 ]
 WARNINGS = [

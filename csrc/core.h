@@ -26,6 +26,7 @@ typedef struct {
     PyTypeObject *writer_type;
     PyTypeObject *slot_type;
     PyTypeObject *guard_type;
+    PyTypeObject *feed_type;
     PyTypeObject *table_type;
     PyTypeObject *walk_type;
     PyTypeObject *builder_type;
@@ -63,6 +64,12 @@ struct marker_count {
     uint64_t count;
 };
 
+/* A header mapped for writing. */
+typedef struct {
+    shmcow_header *h;
+    uint32_t forks; /* shmcow_forks() when it was mapped: a child's is none (hide_map) */
+} core_map;
+
 /* A version held by this process: the marker is set while one of these is alive. */
 struct hold_object {
     PyObject_HEAD
@@ -96,6 +103,9 @@ int core_fill_give(core_filling *filling, const store_object *store, core_state 
 int core_fill(core_filling *filling, const store_object *store, const shmcow_segment *segment);
 void core_fill_end(core_filling *filling);
 
+int core_ready_map(const store_object *store, shmcow_fd *node, core_map *map);
+int core_ready_fd(const store_object *store, shmcow_fd *node, const char *object, int flags);
+
 PyObject *core_fail(core_state *state, int result, const char *doing, const char *path, unsigned long long version);
 core_state *core_state_of(PyObject *object);
 PyTypeObject *core_add_type(PyObject *module, PyType_Spec *spec);
@@ -108,6 +118,7 @@ PyTypeObject *core_make_marker_type(PyObject *module);
 PyTypeObject *core_make_writer_type(PyObject *module);
 PyTypeObject *core_make_slot_type(PyObject *module);
 PyTypeObject *core_make_guard_type(PyObject *module);
+PyTypeObject *core_make_feed_type(PyObject *module);
 PyTypeObject *core_make_table_type(PyObject *module);
 PyTypeObject *core_make_walk_type(PyObject *module);
 PyTypeObject *core_make_builder_type(PyObject *module);
@@ -119,6 +130,8 @@ void core_clear(store_object *store, uint64_t offset);
 void core_refresh(store_object *store);
 PyObject *core_hold(store_object *store, core_state *state, uint64_t version);
 PyObject *core_entry_dict(const shmcow_entry *entry);
+PyObject *core_feed_state(store_object *store, core_state *state);
+int core_feeding(const store_object *store);
 bool core_is_store(PyObject *object);
 void core_give_back_lock(PyObject *writer);
 char *core_join(const char *a, const char *b);

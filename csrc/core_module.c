@@ -274,6 +274,8 @@ static int add_constants(PyObject *module)
         {"DESTROYED", SHMCOW_DESTROYED},
         {"HAS_CRC", SHMCOW_HAS_CRC},
         {"IS_TYPED", SHMCOW_IS_TYPED},
+        {"WRITER_AT", SHMCOW_WRITER_AT},
+        {"FEED_AT", SHMCOW_FEED_AT},
         {"HELD_AT", SHMCOW_HELD_AT},
         {"SEEN_AT", SHMCOW_SEEN_AT},
     };
@@ -310,6 +312,7 @@ static int module_exec(PyObject *module)
         (state->writer_type = core_make_writer_type(module)) == NULL ||
         (state->slot_type = core_make_slot_type(module)) == NULL ||
         (state->guard_type = core_make_guard_type(module)) == NULL ||
+        (state->feed_type = core_make_feed_type(module)) == NULL ||
         (state->table_type = core_make_table_type(module)) == NULL ||
         (state->walk_type = core_make_walk_type(module)) == NULL ||
         (state->builder_type = core_make_builder_type(module)) == NULL ||
@@ -329,6 +332,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->writer_type);
     Py_VISIT(state->slot_type);
     Py_VISIT(state->guard_type);
+    Py_VISIT(state->feed_type);
     Py_VISIT(state->table_type);
     Py_VISIT(state->walk_type);
     Py_VISIT(state->builder_type);
@@ -348,6 +352,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->writer_type);
     Py_CLEAR(state->slot_type);
     Py_CLEAR(state->guard_type);
+    Py_CLEAR(state->feed_type);
     Py_CLEAR(state->table_type);
     Py_CLEAR(state->walk_type);
     Py_CLEAR(state->builder_type);

@@ -391,6 +391,25 @@ static PyObject *store_counters(store_object *self, PyObject *ignored)
     return list;
 }
 
+PyDoc_STRVAR(feed_doc, "feed() -> dict | None\n\n"
+                       "What the process that feeds the store said last; None: it was never fed. CorruptSegmentError: damaged.");
+static PyObject *store_feed(store_object *self, PyObject *ignored)
+{
+    (void)ignored;
+    return core_feed_state(self, core_state_of((PyObject *)self));
+}
+
+PyDoc_STRVAR(feeding_doc, "feeding() -> bool\n\n"
+                          "Whether any process, this one included, has the feed lock. NotOwnerError: only the owner may look.");
+static PyObject *store_feeding(store_object *self, PyObject *ignored)
+{
+    (void)ignored;
+    int r = core_feeding(self);
+    if (r < 0)
+        return core_fail(core_state_of((PyObject *)self), r, "looking at the feed lock of", self->path, 0);
+    return PyBool_FromLong(r);
+}
+
 static PyObject *get_word(store_object *self, void *ignored)
 {
     (void)ignored;
@@ -450,6 +469,8 @@ static PyMethodDef store_methods[] = {
     {"generations", (PyCFunction)store_generations, METH_NOARGS, generations_doc},
     {"entry", (PyCFunction)store_entry, METH_NOARGS, entry_doc},
     {"counters", (PyCFunction)store_counters, METH_NOARGS, counters_doc},
+    {"feed", (PyCFunction)store_feed, METH_NOARGS, feed_doc},
+    {"feeding", (PyCFunction)store_feeding, METH_NOARGS, feeding_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -10,11 +10,10 @@ typedef struct {
     PyObject_HEAD
     store_object *store;
     PyObject *segments; /* the module shmcow.segments */
-    shmcow_header *h;
+    core_map map;
     shmcow_fd *lock;
     shmcow_fd *test; /* markers are tested on a description of its own: GETLK never reports one's own locks */
     uint32_t locked_forks;
-    uint32_t map_forks;
     bool locked;
     /* during one publish: */
     shmcow_entry *entry;
@@ -169,7 +168,7 @@ static int op_unlink(void *ctx, uint64_t segment)
 
 static void op_wake(void *ctx)
 {
-    shmcow_futex_wake(((writer_object *)ctx)->h);
+    shmcow_futex_wake(((writer_object *)ctx)->map.h);
 }
 
 static const shmcow_writer_ops writer_ops = {op_marked, op_fill, op_unlink, op_wake};
@@ -177,28 +176,33 @@ static const shmcow_writer_ops writer_ops = {op_marked, op_fill, op_unlink, op_w
 /* ---- create and destroy the object ---- */
 
 /* Have the header mapped for writing, in this very process: a forked child has lost its parent's map (hide_map). */
-static int ready_map(writer_object *self)
+int core_ready_map(const store_object *store, shmcow_fd *node, core_map *map)
 {
     struct stat st;
     void *at = NULL;
-    if (self->h != NULL && self->map_forks == shmcow_forks())
+    if (map->h != NULL && map->forks == shmcow_forks())
         return 0;
-    int fd = shmcow_open_regular(self->store->path, O_RDWR, &st);
+    int fd = shmcow_open_regular(store->path, O_RDWR, &st);
     if (fd < 0)
         return fd == -ENOENT ? SHMCOW_ENDED : fd;
-    int r = st.st_dev != self->store->dev || st.st_ino != self->store->ino ? SHMCOW_ENDED
-            : st.st_size != (off_t)sizeof(shmcow_header)                   ? SHMCOW_CORRUPT
+    int r = st.st_dev != store->dev || st.st_ino != store->ino ? SHMCOW_ENDED
+            : st.st_size != (off_t)sizeof(shmcow_header)       ? SHMCOW_CORRUPT
                                                          : shmcow_map(fd, sizeof(shmcow_header), true, &at);
     close(fd);
     if (r < 0)
         return r;
-    if (self->h != NULL)
-        munmap(self->h, sizeof(shmcow_header));
-    self->h = at;
-    self->map_forks = shmcow_forks();
-    self->lock->map_bytes = sizeof(shmcow_header);
-    atomic_store(&self->lock->map, at); /* SYNC node: release; pairs with the exchange in hide_map */
+    if (map->h != NULL)
+        munmap(map->h, sizeof(shmcow_header));
+    map->h = at;
+    map->forks = shmcow_forks();
+    node->map_bytes = sizeof(shmcow_header);
+    atomic_store(&node->map, at); /* SYNC node: release; pairs with the exchange in hide_map */
     return 0;
+}
+
+static int ready_map(writer_object *self)
+{
+    return core_ready_map(self->store, self->lock, &self->map);
 }
 
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -229,8 +233,8 @@ static void writer_dealloc(writer_object *self)
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     shmcow_fd_release(self->lock); /* the last close of the description drops the lock */
     shmcow_fd_release(self->test);
-    if (self->h != NULL) /* after the release: no child hides what is unmapped */
-        munmap(self->h, sizeof(shmcow_header));
+    if (self->map.h != NULL) /* after the release: no child hides what is unmapped */
+        munmap(self->map.h, sizeof(shmcow_header));
     Py_XDECREF((PyObject *)self->store);
     Py_XDECREF(self->segments);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
@@ -240,9 +244,9 @@ static void writer_dealloc(writer_object *self)
 /* ---- the writer lock ---- */
 
 /* Have `node` open on the file that has the name now. */
-static int ready_fd(writer_object *self, shmcow_fd *node, const char *object, int flags)
+int core_ready_fd(const store_object *store, shmcow_fd *node, const char *object, int flags)
 {
-    char *path = core_join(self->store->prefix, object);
+    char *path = core_join(store->prefix, object);
     if (path == NULL)
         return -ENOMEM;
     int r = shmcow_fd_valid(node) ? shmcow_same_file(path, node->dev, node->ino) : 0;
@@ -263,7 +267,7 @@ static void now_locked(writer_object *self)
 {
     self->locked = true;
     self->locked_forks = shmcow_forks();
-    atomic_store_explicit(&self->h->lock_pid, (uint64_t)getpid(), memory_order_relaxed);
+    atomic_store_explicit(&self->map.h->lock_pid, (uint64_t)getpid(), memory_order_relaxed);
 }
 
 PyDoc_STRVAR(try_lock_doc, "try_lock() -> bool\n\nTry to take the writer lock, once. FileNotFoundError if its file is gone.");
@@ -272,10 +276,10 @@ static PyObject *writer_try_lock(writer_object *self, PyObject *ignored)
     (void)ignored;
     int r = ready_map(self);
     while (r >= 0) {
-        r = ready_fd(self, self->lock, "lock", O_RDWR);
+        r = core_ready_fd(self->store, self->lock, "lock", O_RDWR);
         if (r < 0)
             break;
-        r = shmcow_lock_byte(atomic_load(&self->lock->fd), F_WRLCK, 0);
+        r = shmcow_lock_byte(atomic_load(&self->lock->fd), F_WRLCK, SHMCOW_WRITER_AT);
         if (r == -EAGAIN || r == -EACCES)
             Py_RETURN_FALSE;
         if (r < 0)
@@ -283,7 +287,7 @@ static PyObject *writer_try_lock(writer_object *self, PyObject *ignored)
         SHMCOW_STEP("lock.taken");
         /* the name may have gone, or been made anew, between open and lock: then this lock excludes nobody */
         uint64_t ino = self->lock->ino;
-        r = ready_fd(self, self->lock, "lock", O_RDWR);
+        r = core_ready_fd(self->store, self->lock, "lock", O_RDWR);
         if (r == 0 && self->lock->ino == ino) {
             now_locked(self);
             Py_RETURN_TRUE;
@@ -305,7 +309,7 @@ static void let_go_of_lock(writer_object *self)
 {
     /* even an unlock can fail (ENOLCK): then the last close of the description drops the lock */
     if (holds_lock(self) && shmcow_fd_valid(self->lock) &&
-        shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, 0) < 0)
+        shmcow_lock_byte(atomic_load(&self->lock->fd), F_UNLCK, SHMCOW_WRITER_AT) < 0)
         shmcow_fd_close(self->lock);
     self->locked = false;
 }
@@ -335,14 +339,15 @@ PyDoc_STRVAR(enter_doc, "enter() -> bool\n\n"
 static PyObject *writer_enter(writer_object *self, PyObject *ignored)
 {
     (void)ignored;
-    if (ready_map(self) < 0 || !shmcow_fd_valid(self->lock) || shmcow_lock_byte(atomic_load(&self->lock->fd), F_WRLCK, 0) < 0)
+    if (ready_map(self) < 0 || !shmcow_fd_valid(self->lock) ||
+        shmcow_lock_byte(atomic_load(&self->lock->fd), F_WRLCK, SHMCOW_WRITER_AT) < 0)
         Py_RETURN_FALSE;
     SHMCOW_STEP("lock.taken");
     now_locked(self);
     /* all of it after the lock: whoever takes a name away by the rules holds the lock meanwhile */
     if (still_there(self, self->lock, "lock") && shmcow_fd_valid(self->test) && still_there(self, self->test, "holds") &&
         shmcow_same_file(self->store->path, self->store->dev, self->store->ino) == 1 &&
-        shmcow_load_current(self->h) != SHMCOW_DESTROYED && at_rest(self->h))
+        shmcow_load_current(self->map.h) != SHMCOW_DESTROYED && at_rest(self->map.h))
         Py_RETURN_TRUE;
     let_go_of_lock(self);
     Py_RETURN_FALSE;
@@ -360,7 +365,7 @@ PyDoc_STRVAR(ready_doc, "ready_holds() -> bool\n\nOpen the holds file for tests.
 static PyObject *writer_ready_holds(writer_object *self, PyObject *ignored)
 {
     (void)ignored;
-    int r = ready_fd(self, self->test, "holds", O_RDONLY);
+    int r = core_ready_fd(self->store, self->test, "holds", O_RDONLY);
     if (r == -ENOENT)
         Py_RETURN_FALSE;
     struct stat st;
@@ -397,7 +402,7 @@ static PyObject *writer_recover(writer_object *self, PyObject *ignored)
     (void)ignored;
     if (!may_write(self))
         return NULL;
-    return answer(self, shmcow_recover(self->h, &writer_ops, self), "recovering", 0);
+    return answer(self, shmcow_recover(self->map.h, &writer_ops, self), "recovering", 0);
 }
 
 PyDoc_STRVAR(reclaim_doc, "reclaim(keep) -> int\n\nReclaim unheld versions beyond the `keep` newest older ones. -> how many");
@@ -406,7 +411,7 @@ static PyObject *writer_reclaim(writer_object *self, PyObject *args)
     unsigned long long keep;
     if (!PyArg_ParseTuple(args, "K", &keep) || !may_write(self))
         return NULL;
-    return answer(self, shmcow_reclaim(self->h, &writer_ops, self, keep), "reclaiming versions of", 0);
+    return answer(self, shmcow_reclaim(self->map.h, &writer_ops, self, keep), "reclaiming versions of", 0);
 }
 
 PyDoc_STRVAR(discard_doc, "discard(version, force=False) -> int\n\n"
@@ -417,7 +422,7 @@ static PyObject *writer_discard(writer_object *self, PyObject *args)
     int force = 0;
     if (!PyArg_ParseTuple(args, "K|p", &version, &force) || !may_write(self))
         return NULL;
-    return answer(self, shmcow_discard(self->h, &writer_ops, self, version, force != 0), "reclaiming a version of", version);
+    return answer(self, shmcow_discard(self->map.h, &writer_ops, self, version, force != 0), "reclaiming a version of", version);
 }
 
 PyDoc_STRVAR(give_notice_doc, "give_notice() -> None\n\nSay DESTROYED without the writer lock, when its file was lost: "
@@ -426,7 +431,7 @@ static PyObject *writer_give_notice(writer_object *self, PyObject *ignored)
 {
     (void)ignored;
     if (ready_map(self) == 0) /* else it has no name any more, and nobody comes to it */
-        shmcow_end(self->h, &writer_ops, self);
+        shmcow_end(self->map.h, &writer_ops, self);
     Py_RETURN_NONE;
 }
 
@@ -436,8 +441,8 @@ static PyObject *writer_end(writer_object *self, PyObject *ignored)
     (void)ignored;
     if (!may_write(self))
         return NULL;
-    shmcow_end(self->h, &writer_ops, self);
-    return answer(self, shmcow_unlink_all(self->h, &writer_ops, self), "destroying", 0);
+    shmcow_end(self->map.h, &writer_ops, self);
+    return answer(self, shmcow_unlink_all(self->map.h, &writer_ops, self), "destroying", 0);
 }
 
 static bool take_text(char *to, size_t room, const char *from, Py_ssize_t length)
@@ -515,7 +520,7 @@ static PyObject *writer_publish(writer_object *self, PyObject *args)
     entry.uid = (uint32_t)geteuid();
     self->entry = &entry;
     self->fillings = fillings;
-    int r = shmcow_publish(self->h, &writer_ops, self, &core_crc, &entry, fresh, SHMCOW_DESTROYED);
+    int r = shmcow_publish(self->map.h, &writer_ops, self, &core_crc, &entry, fresh, SHMCOW_DESTROYED);
     for (uint32_t k = 0; k < entry.segment_count; k++)
         core_fill_end(&fillings[k]);
     self->entry = NULL;
@@ -533,8 +538,8 @@ static PyObject *writer_configure(writer_object *self, PyObject *args)
     unsigned long long retain, max_total_bytes;
     if (!PyArg_ParseTuple(args, "KK", &retain, &max_total_bytes) || !may_write(self))
         return NULL;
-    atomic_store_explicit(&self->h->retain, retain, memory_order_relaxed);
-    atomic_store_explicit(&self->h->max_total_bytes, max_total_bytes, memory_order_relaxed);
+    atomic_store_explicit(&self->map.h->retain, retain, memory_order_relaxed);
+    atomic_store_explicit(&self->map.h->max_total_bytes, max_total_bytes, memory_order_relaxed);
     Py_RETURN_NONE;
 }
 
@@ -546,7 +551,7 @@ static PyObject *writer_count(writer_object *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "IK", &which, &n))
         return NULL;
     if (which < SHMCOW_COUNTERS && ready_map(self) == 0)
-        atomic_fetch_add_explicit(&self->h->counters[which], n, memory_order_relaxed);
+        atomic_fetch_add_explicit(&self->map.h->counters[which], n, memory_order_relaxed);
     Py_RETURN_NONE;
 }
 

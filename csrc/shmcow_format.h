@@ -143,6 +143,16 @@ static inline void shmcow_seal_entry(const shmcow_crc_table *table, shmcow_entry
     entry->crc = shmcow_crc(table, entry, offsetof(shmcow_entry, crc));
 }
 
+static inline shmcow_problem shmcow_check_feed(const shmcow_crc_table *table, const shmcow_feed *feed)
+{
+    return feed->crc == shmcow_crc(table, feed, offsetof(shmcow_feed, crc)) ? SHMCOW_FINE : SHMCOW_BAD_CRC;
+}
+
+static inline void shmcow_seal_feed(const shmcow_crc_table *table, shmcow_feed *feed)
+{
+    feed->crc = shmcow_crc(table, feed, offsetof(shmcow_feed, crc));
+}
+
 /* Bytes of a data segment's file: payload, padding, footer. */
 static inline uint64_t shmcow_segment_bytes(uint64_t length)
 {

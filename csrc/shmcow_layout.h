@@ -5,12 +5,13 @@
  *             2. The identity is written once, before the header has a name, and never again.
  *             3. A field that can change while somebody reads is a lock-free 64-bit atomic.
  *             4. A change of any size, offset, constant or meaning bumps SHMCOW_ABI (a golden test fails otherwise).
- * Who writes  Only processes of the owner's uid, and, but for the counters, only under the writer lock.
+ * Who writes  Only processes of the owner's uid, and, but for the counters, only under the writer lock; the feed's
+ *             state only under the feed lock.
  *             Readers map everything read-only.
  *
  * The names are part of the ABI (directory /dev/shm):
  *     shmcow.<store>                      the header, laid out as `shmcow_header`
- *     shmcow.<store>.<epoch>.lock         empty; the writer lock is a write lock on its byte 0
+ *     shmcow.<store>.<epoch>.lock         empty; the writer lock is a write lock on its byte 0, the feed lock on its byte 1
  *     shmcow.<store>.<epoch>.holds        empty; a reader's marker is a read lock on the byte SHMCOW_HELD_AT + version
  *                                         or SHMCOW_SEEN_AT + version
  *     shmcow.<store>.<epoch>.<segment>    payload, zeros up to SHMCOW_FOOTER_ALIGN, `shmcow_footer`
@@ -24,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SHMCOW_ABI 1u
+#define SHMCOW_ABI 2u
 #define SHMCOW_MAGIC "shmcow\r\n"
 #define SHMCOW_FOOTER_MAGIC "cowtail\n"
 #define SHMCOW_BYTE_ORDER 0x01020304u /* reads as 0x04030201 on the other kind of machine */
@@ -36,7 +37,10 @@
 #define SHMCOW_CODEC_BYTES 32u
 #define SHMCOW_FOOTER_ALIGN 64u
 
-#define SHMCOW_HELD_AT UINT64_C(0)
+#define SHMCOW_WRITER_AT UINT64_C(0) /* bytes of the lock file */
+#define SHMCOW_FEED_AT UINT64_C(1)
+
+#define SHMCOW_HELD_AT UINT64_C(0) /* bytes of the holds file */
 #define SHMCOW_SEEN_AT (UINT64_C(1) << 62)
 
 /* `current`: generation index << 48 | version. 0: nothing published yet. */
@@ -105,6 +109,28 @@ typedef struct {
     uint32_t crc; /* CRC-32 of all bytes before it */
 } shmcow_identity;
 
+/* What the process that feeds a store from a source says of it. Times are CLOCK_REALTIME, 0: never. The counts are those
+   of all followers of this epoch, one after the other. Strings as in an entry. */
+typedef struct {
+    uint64_t started_ns; /* the follower */
+    uint64_t every_ns;   /* it promised to look at the source that often; 0: nothing */
+    uint64_t contact_ns; /* it last asked the source, however that went */
+    uint64_t success_ns; /* what the source has was last published, or found unchanged */
+    uint64_t failed_ns;
+    uint64_t contacts;
+    uint64_t publishes;
+    uint64_t failures;
+    uint64_t failures_in_a_row; /* since the last success */
+    uint32_t pid;               /* of the follower, in its own pid namespace */
+    uint32_t uid;
+    char source[128];
+    char error[256]; /* of the last failure */
+    uint64_t reserved[5];
+    uint32_t reserved2;
+    uint32_t crc; /* CRC-32 of all bytes before it */
+} shmcow_feed;
+#define SHMCOW_FEED_WORDS (sizeof(shmcow_feed) / 8)
+
 enum shmcow_counter {
     SHMCOW_COUNT_PUBLISHED,
     SHMCOW_COUNT_ROLLED_BACK,
@@ -135,6 +161,10 @@ typedef struct {
     _Alignas(64) _Atomic uint64_t words[SHMCOW_GENERATIONS];
     /* each entry is a shmcow_entry, moved word by word (a reader may copy it while a writer reuses it) */
     _Alignas(64) _Atomic uint64_t entries[SHMCOW_GENERATIONS][SHMCOW_ENTRY_WORDS];
+
+    /* the feed's state: feeds[feed_turn % 2] is shown, the other one is the follower's to write. 0: never fed */
+    _Alignas(64) _Atomic uint64_t feed_turn;
+    _Alignas(64) _Atomic uint64_t feeds[2][SHMCOW_FEED_WORDS]; /* each is a shmcow_feed, moved word by word */
 } shmcow_header;
 
 /* At the end of a data segment; repeats what the entry says, so that a segment can be checked alone. */
@@ -199,7 +229,25 @@ SHMCOW_AT(shmcow_identity, name, 64);
 SHMCOW_AT(shmcow_identity, reserved, 128);
 SHMCOW_AT(shmcow_identity, crc, 188);
 
-static_assert(sizeof(shmcow_header) == 1024 + 1536 * SHMCOW_GENERATIONS, "shmcow_header: 99,328 bytes");
+static_assert(sizeof(shmcow_feed) == 512, "shmcow_feed: 512 bytes");
+SHMCOW_AT(shmcow_feed, started_ns, 0);
+SHMCOW_AT(shmcow_feed, every_ns, 8);
+SHMCOW_AT(shmcow_feed, contact_ns, 16);
+SHMCOW_AT(shmcow_feed, success_ns, 24);
+SHMCOW_AT(shmcow_feed, failed_ns, 32);
+SHMCOW_AT(shmcow_feed, contacts, 40);
+SHMCOW_AT(shmcow_feed, publishes, 48);
+SHMCOW_AT(shmcow_feed, failures, 56);
+SHMCOW_AT(shmcow_feed, failures_in_a_row, 64);
+SHMCOW_AT(shmcow_feed, pid, 72);
+SHMCOW_AT(shmcow_feed, uid, 76);
+SHMCOW_AT(shmcow_feed, source, 80);
+SHMCOW_AT(shmcow_feed, error, 208);
+SHMCOW_AT(shmcow_feed, reserved, 464);
+SHMCOW_AT(shmcow_feed, reserved2, 504);
+SHMCOW_AT(shmcow_feed, crc, 508);
+
+static_assert(sizeof(shmcow_header) == 1024 + 1536 * SHMCOW_GENERATIONS + 1088, "shmcow_header: 100,416 bytes");
 SHMCOW_AT(shmcow_header, identity, 0);
 SHMCOW_AT(shmcow_header, retain, 192);
 SHMCOW_AT(shmcow_header, max_total_bytes, 200);
@@ -209,6 +257,8 @@ SHMCOW_AT(shmcow_header, current, 256);
 SHMCOW_AT(shmcow_header, counters, 320);
 SHMCOW_AT(shmcow_header, words, 512);
 SHMCOW_AT(shmcow_header, entries, 1024);
+SHMCOW_AT(shmcow_header, feed_turn, 99328);
+SHMCOW_AT(shmcow_header, feeds, 99392);
 static_assert(SHMCOW_COUNTERS <= 24, "the counters outgrew their place");
 
 static_assert(sizeof(shmcow_footer) == 128, "shmcow_footer: 128 bytes");

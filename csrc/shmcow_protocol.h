@@ -123,6 +123,53 @@ static inline void shmcow_store_entry(shmcow_header *h, uint32_t i, const shmcow
         atomic_store_explicit(&h->entries[i][k], words[k], memory_order_relaxed);
 }
 
+/* ---- the feed's state: two slots, of which the turn word shows one ---- */
+
+/* Copy the slot that is shown. SHMCOW_EMPTY: never fed; SHMCOW_MOVED: it was written over meanwhile; SHMCOW_CORRUPT. */
+static inline int shmcow_copy_feed(const shmcow_header *h, const shmcow_crc_table *table, shmcow_feed *out)
+{
+    uint64_t words[SHMCOW_FEED_WORDS];
+    /* SYNC feed: acquire; pairs with the release in shmcow_show_feed: who sees the turn sees its slot */
+    uint64_t turn = atomic_load_explicit(&h->feed_turn, memory_order_acquire);
+    if (turn == 0)
+        return SHMCOW_EMPTY;
+    for (size_t k = 0; k < SHMCOW_FEED_WORDS; k++)
+        words[k] = atomic_load_explicit(&h->feeds[turn % 2][k], memory_order_relaxed);
+    /* SYNC feed: acquire fence; pairs with the fence in shmcow_show_feed: a copy that holds one word of a later state is
+       followed by a look at a later turn, which then refuses the copy */
+    atomic_thread_fence(memory_order_acquire);
+    if (atomic_load_explicit(&h->feed_turn, memory_order_relaxed) != turn)
+        return SHMCOW_MOVED;
+    memcpy(out, words, sizeof words);
+    return shmcow_check_feed(table, out) == SHMCOW_FINE ? SHMCOW_OK : SHMCOW_CORRUPT;
+}
+
+/* The same, again while the follower writes: it does so a few times a second, so this ends at once. */
+static inline int shmcow_load_feed(const shmcow_header *h, const shmcow_crc_table *table, shmcow_feed *out)
+{
+    int r = SHMCOW_MOVED;
+    for (int left = 64; left > 0 && r == SHMCOW_MOVED; left--)
+        r = shmcow_copy_feed(h, table, out);
+    return r == SHMCOW_MOVED ? SHMCOW_CORRUPT : r;
+}
+
+/* Show a state, under the feed lock: into the slot that is not shown, then turn. A death in the middle leaves the old
+   one shown. */
+static inline void shmcow_show_feed(shmcow_header *h, const shmcow_crc_table *table, shmcow_feed *feed)
+{
+    uint64_t words[SHMCOW_FEED_WORDS];
+    uint64_t turn = atomic_load_explicit(&h->feed_turn, memory_order_relaxed);
+    uint64_t next = turn == UINT64_MAX ? 2 : turn + 1; /* 0 means never; the other slot in any case */
+    shmcow_seal_feed(table, feed);
+    memcpy(words, feed, sizeof words);
+    /* SYNC feed: release fence; pairs with the fence in shmcow_copy_feed. Keeps these stores behind the turn before */
+    atomic_thread_fence(memory_order_release);
+    for (size_t k = 0; k < SHMCOW_FEED_WORDS; k++)
+        atomic_store_explicit(&h->feeds[next % 2][k], words[k], memory_order_relaxed);
+    /* SYNC feed: release; pairs with the acquire in shmcow_copy_feed */
+    atomic_store_explicit(&h->feed_turn, next, memory_order_release);
+}
+
 /* One segment of an entry, without copying the rest. */
 static inline uint64_t shmcow_listed_segment(const shmcow_header *h, uint32_t i, uint32_t k)
 {

@@ -19,6 +19,7 @@ from shmcow.errors import (
     StoreNotFoundError,
 )
 from shmcow.fdinfo import describe_process, locks_on_any, pids
+from shmcow.feeding import feed_state
 from shmcow.garbage import Garbage, garbage
 from shmcow.holders import Holder, holders_of
 from shmcow.machine import Finding, check_directory, check_limits, check_logind
@@ -82,6 +83,7 @@ def _check_store(store: _core.Store) -> Iterator[Finding]:
     yield from _files(store)
     yield from _versions(store)
     yield from _room(store)
+    yield from _feed(store)
 
 
 # ---- what is left over ----
@@ -255,6 +257,23 @@ def _room(store: _core.Store) -> Iterator[Finding]:
         yield Finding("warning", name, "room", what, enlarge)
 
 
+def _feed(store: _core.Store) -> Iterator[Finding]:
+    """Yield what is wrong with who feeds a store, if it was ever fed."""
+    feed = feed_state(store)
+    if feed is None:
+        return
+    again = f"start it again: shmcow follow {feed.source or 'SOURCE'} {store.name}, best under a supervisor"
+    if feed.damaged:
+        yield Finding("warning", store.name, "feed", "the feed's state is damaged", again)
+        return
+    if not feed.running:
+        what = f"nothing feeds it any more: the follower of {feed.source}, pid {feed.pid}, has ended"
+        yield Finding("warning", store.name, "feed", what, again)
+    if feed.failures_in_a_row:
+        what = f"its feed failed {feed.failures_in_a_row} times in a row, and readers keep the last good version: "
+        yield Finding("warning", store.name, "feed", what + feed.last_error, f"put {feed.source} right")
+
+
 # ---- processes ----
 
 
@@ -263,7 +282,12 @@ def _processes(stores: list[_core.Store]) -> Iterator[Finding]:
     locks = {f"{store.prefix}lock": store.name for store in stores}
     for path, lock in locks_on_any(locks, pids()):
         if _state(lock.pid) in _STOPPED:
-            what = f"{describe_process(lock.pid)} is stopped and has the writer lock: nobody else can publish"
+            has = (
+                "writer lock: nobody else can publish"
+                if lock.first <= _core.WRITER_AT
+                else "feed lock: nothing feeds it"
+            )
+            what = f"{describe_process(lock.pid)} is stopped and has the {has}"
             fix = f"kill -CONT {lock.pid}, or end it: kill -KILL {lock.pid}"
             yield Finding("problem", locks[path], "stopped", what, fix)
     found = holders_of(stores)

@@ -8,6 +8,7 @@
     ├── VersionGoneError        (LookupError)       that version was reclaimed, or never existed
     ├── StoreDestroyedError     (LookupError)       the store was destroyed or removed from outside
     ├── VersionConflictError    (RuntimeError)      ``expected=`` is not the current version
+    ├── FollowerBusyError       (RuntimeError)      another follower feeds the store
     ├── WriterBusyError         (TimeoutError)      another writer holds the writer lock
     ├── WaitTimeoutError        (TimeoutError)      what was waited for did not happen in time
     ├── NotOwnerError           (PermissionError)   the store belongs to another user
@@ -34,6 +35,7 @@ __all__ = [
     "CodecMismatchError",
     "CorruptSegmentError",
     "DecodeError",
+    "FollowerBusyError",
     "IncompatibleStoreError",
     "NotOwnerError",
     "NotPublishedError",
@@ -92,6 +94,10 @@ class VersionConflictError(ShmcowError, RuntimeError):
 
     def __reduce__(self) -> tuple[type[VersionConflictError], tuple[int, int, str]]:
         return type(self), (self.expected, self.actual, str(self))
+
+
+class FollowerBusyError(ShmcowError, RuntimeError):
+    """Another process feeds the store from a source: exactly one follower at a time."""
 
 
 class WriterBusyError(ShmcowError, TimeoutError):

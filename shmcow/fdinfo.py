@@ -106,20 +106,25 @@ def describe_process(pid: int) -> str:
         return f"pid {pid}"
 
 
-def locks_shown(path: str) -> list[tuple[int, int]]:
-    """Return the (first, last) bytes of every read lock on a file, whoever has it: /proc/locks tells of all processes.
+def locks_shown(path: str, *, write: bool = False) -> list[tuple[int, int]]:
+    """Return the (first, last) bytes of every lock on a file, whoever has it: /proc/locks tells of all processes.
+
+    Args:
+        path: of the file, which need not be readable.
+        write: whether to return the write locks, and not the read locks.
 
     Raises:
         OSError: there is no such file, or no /proc/locks.
     """
     st = os.stat(path)
+    kind = "WRITE" if write else "READ"
     file = f"{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}"
     with open("/proc/locks") as shown:
         lines = [line.split() for line in shown if file in line]
     return [
         (int(words[-2]), (1 << 63) - 1 if words[-1] == "EOF" else int(words[-1]))
         for words in lines
-        if file in words and "READ" in words and "->" not in words  # an arrow: it waits for its lock
+        if file in words and kind in words and "->" not in words  # an arrow: it waits for its lock
     ]
 
 

@@ -190,7 +190,7 @@ def _look(name: str, items: list[Found], min_age: float) -> Iterator[Garbage]:
     if store.word == _core.DESTROYED:
         files = [f"{segments.PREFIX}{name}", *(item.filename for item in mine)]
         why = "whoever destroyed it ended before everything had gone"
-        busy = "its writer lock is held: it is being destroyed" if _is_locked(store.prefix + "lock") else ""
+        busy = "its writer lock is held: it is being destroyed" if _is_locked(store.prefix + "lock", 1) else ""
         yield Garbage(name, "store", None, tuple(files), _size(files), why, busy or _not_mine(files, store.uid))
         return
     kept = _lost_lock(store)
@@ -213,8 +213,9 @@ def _generations(store: _core.Store, kept: str) -> Iterator[Garbage]:
     """Yield half-done generations, if no writer is at work, and versions that are beyond what is retained."""
     first = _states(store)
     current = store.word & _core.VERSION_MAX
-    # Who finds the lock free in between, and the same state before and after, has seen no writer's work.
-    idle = not _is_locked(store.prefix + "lock")
+    # Who finds the writer lock free in between (the file's first byte: a follower may have the second), and the same
+    # state before and after, has seen no writer's work.
+    idle = not _is_locked(store.prefix + "lock", 1)
     listed = {version: entry for version, _, entry in store.generations()}
     same = set(first) & set(_states(store)) if idle else set()
     odd = {
@@ -324,8 +325,13 @@ def _age(filename: str) -> float:
     return 0.0
 
 
-def _is_locked(path: str) -> bool:
-    """Tell whether any process has a lock on a file; who may not look is told that there is one."""
+def _is_locked(path: str, count: int = 0) -> bool:
+    """Tell whether any process has a lock on a file; who may not look is told that there is one.
+
+    Args:
+        path: of the file.
+        count: how many of its first bytes matter; 0: all.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -333,7 +339,7 @@ def _is_locked(path: str) -> bool:
     except OSError:
         return True
     try:
-        found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK))
+        found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, count))
         return int(struct.unpack_from("h", found)[0]) != fcntl.F_UNLCK
     except OSError:
         return True
@@ -341,8 +347,8 @@ def _is_locked(path: str) -> bool:
         os.close(fd)
 
 
-def _flock(kind: int) -> bytes:
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)  # struct flock: all bytes of the file
+def _flock(kind: int, count: int = 0) -> bytes:
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, count, 0)  # struct flock; 0 bytes: all of the file
 
 
 def _size(files: Iterable[str]) -> int:

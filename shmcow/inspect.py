@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shmcow import _core, dropping, segments
 from shmcow.differ import Change, Difference, Sealed, diff
 from shmcow.dropping import Dropped
+from shmcow.feeding import FeedState
 from shmcow.rates import Activity, Holding, activity
 from shmcow.readership import Hidden, ReaderProcess, ReadersReport, readers
 from shmcow.reports import Generation, Overview, StoreReport, describe, held_by, list_stores, overview
@@ -23,6 +24,7 @@ __all__ = [
     "Change",
     "Difference",
     "Dropped",
+    "FeedState",
     "Finding",
     "Garbage",
     "Generation",

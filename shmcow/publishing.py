@@ -33,7 +33,7 @@ from shmcow.store import Settings, attach, check_owner
 from shmcow.validators import Validator
 from shmcow.writer import Writer
 
-__all__ = ["Published", "codec_for", "codec_to_change", "publish", "table_for"]
+__all__ = ["Published", "codec_for", "codec_to_change", "proved", "publish", "table_for"]
 
 
 class Published(NamedTuple):
@@ -238,7 +238,7 @@ def publish(
     else:
         check_owner(store)
         agreed_codec(store, codec, None, True, force)  # before the work, not only after it
-    encoded = _proved(codec, value)
+    encoded = proved(codec, value)
     if store is None:
         checking.run(checks, None, encoded.decoded, encoded.size_bytes)
     made = Published(0, True, store is None, encoded.size_bytes, codec.name, codec.type_name)
@@ -263,7 +263,12 @@ def _existing(name: str) -> _core.Store | None:
     return None if store.word == _core.DESTROYED else store
 
 
-def _proved(codec: Codec[Any], value: Any) -> Encoded:
+def proved(codec: Codec[Any], value: Any) -> Encoded:
+    """Encode a value, and prove that it decodes to what it should; what is wrong with a row names its line.
+
+    Raises:
+        ValidationError: it does not.
+    """
     try:
         return prove(codec, value, True)
     except ValidationError as exc:

@@ -28,6 +28,7 @@ from shmcow.errors import (
     StoreDestroyedError,
     StoreNotFoundError,
 )
+from shmcow.feeding import staleness
 from shmcow.following import Refresher, Subscription, start_again
 from shmcow.frozen import check_frozen
 from shmcow.segments import check_name
@@ -238,6 +239,25 @@ class Reader(_core.Slot, Generic[T]):
     def failures(self) -> int:
         """How many versions of this store this Reader could not use."""
         return self._failures
+
+    def staleness(self) -> float | None:
+        """Return the seconds since the store's feed last found its source good: published what is there, or unchanged.
+
+        For health checks: compare it with a few times ``shmcow.describe(name).feed.every``. It says nothing about how
+        old the version is, and costs some ten microseconds: for each health check, not for each request.
+
+        Returns:
+            The seconds; None: the store was never fed (``shmcow.feed``); infinity: its feed never found the source good
+            yet, or its state is damaged.
+
+        Raises:
+            StoreNotFoundError, IncompatibleStoreError, CorruptSegmentError, NotOwnerError: the store cannot be read.
+            ClosedError: the reader was closed.
+
+        Concurrency: any thread; reads only.
+        """
+        self._check_open()
+        return staleness(self._look_up())
 
     def refresh(self) -> bool:
         """Look now: has the store been replaced or removed, is there a newer version?
@@ -515,14 +535,17 @@ class Reader(_core.Slot, Generic[T]):
             self._forget()
         return None
 
-    def _attach(self) -> _core.Store:
+    def _look_up(self) -> _core.Store:
         store = stores.attach(self._name)
         if self._owner is not None and store.uid != self._owner:
             raise NotOwnerError(
                 f"store {self._name} belongs to user {store.uid}, expected user {self._owner} (owner=): another user "
                 "may have made a store of that name"
             )
-        self._store = store
+        return store
+
+    def _attach(self) -> _core.Store:
+        store = self._store = self._look_up()
         if self._closed:  # by another thread, meanwhile
             self._store = None
             self._check_open()

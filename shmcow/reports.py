@@ -11,6 +11,7 @@ from typing import Any
 
 from shmcow import _core, segments
 from shmcow.errors import ShmcowError, StoreNotFoundError
+from shmcow.feeding import FeedState, feed_state
 from shmcow.holders import holders, holders_of
 from shmcow.store import COUNTERS, STATES
 
@@ -61,6 +62,7 @@ class StoreReport:
         total_bytes: of all its segments in shared memory.
         generations: newest first.
         counters: what its writers have counted since it was created.
+        feed: the state of the process that feeds it from a source; None: it was never fed.
     """
 
     name: str
@@ -75,6 +77,7 @@ class StoreReport:
     total_bytes: int
     generations: tuple[Generation, ...]
     counters: dict[str, int]
+    feed: FeedState | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -170,6 +173,7 @@ def _report(store: _core.Store) -> StoreReport:
         total_bytes=store.total_bytes,
         generations=tuple(_generation(store, current, *row) for row in rows),
         counters=dict(zip(COUNTERS, store.counters(), strict=True)),
+        feed=feed_state(store),
     )
 
 

@@ -479,7 +479,7 @@ def _likely_holder(store: _core.Store) -> str:
         # What the store says is the holder's own idea of its pid: it is a place to look first, not an answer.
         likely = dict.fromkeys([store.lock_pid, me, *fdinfo.pids()])
         for lock in fdinfo.locks_on(store.prefix + "lock", likely):
-            if lock.write:
+            if lock.write and lock.first <= _core.WRITER_AT:
                 if lock.pid == me:
                     return "this very process holds it, through another Writer"
                 return f"{fdinfo.describe_process(lock.pid)} holds it"

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "doctor": "shmcow.cli.doctor",
     "drop": "shmcow.cli.drop",
     "export": "shmcow.cli.export",
+    "follow": "shmcow.cli.follow",
     "gc": "shmcow.cli.gc",
     "get": "shmcow.cli.get",
     "history": "shmcow.cli.history",
@@ -63,6 +64,7 @@ GROUPS: Final = {
     },
     "Change": {
         "publish": "a new version from a file, or from standard input",
+        "follow": "feed a store from a file, directory or function",
         "set": "replace one part of the value",
         "unset": "remove one part of the value",
         "import": "publish what export saved",

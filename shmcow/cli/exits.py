@@ -7,7 +7,7 @@ code  meaning
 1     the command found what it looks for (problems, differences)
 2     usage: a wrong option or argument
 3     no such store, version or path
-4     version conflict
+4     version conflict, or another follower
 5     permission, or another owner
 6     corrupt or incompatible
 7     time-out
@@ -53,6 +53,7 @@ _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (errors.StoreDestroyedError, NOT_FOUND),
     (errors.VersionConflictError, CONFLICT),
     (errors.NotOwnerError, NOT_ALLOWED),
+    (errors.FollowerBusyError, CONFLICT),
     (errors.OutOfSharedMemoryError, NO_SPACE),
     (errors.WriterBusyError, TIMED_OUT),
     (errors.WaitTimeoutError, TIMED_OUT),

@@ -23,7 +23,7 @@ from shmcow.errors import CodecMismatchError, ValidationError
 from shmcow.publishing import Published
 from shmcow.store import Settings
 
-__all__ = ["command", "settings_of", "tell"]
+__all__ = ["checks_of", "columns_of", "command", "settings_of", "tell"]
 
 _KEYS: Final[dict[str, type]] = {"str": str, "int": int, "bytes": bytes}
 _COUNT: Final = click.IntRange(min=0, max=(1 << 63) - 1)
@@ -105,9 +105,7 @@ def command(
         given = [option for option in _TABLE_OPTIONS if table[option]]
         if given:
             raise click.UsageError(f"--{given[0].replace('_', '-')} is for CSV, and {printable(path)} is {form_in}")
-    for check in checks:
-        if not callable(check):
-            raise click.BadParameter(f"{printable(repr(check))} is no function", param_hint="--validate")
+    checks_of(checks)
     value = None
     settings = settings_of(mode, group)._replace(retain=retain, max_total_bytes=max_total_bytes)
     with opened(path) as file, bar(f"reading {printable(path)}") as progress:
@@ -150,6 +148,14 @@ def _format(path: str) -> str:
             f"the name {printable(path)} does not say what it is: give --format {'|'.join(documents.FORMATS)}"
         )
     return form
+
+
+def checks_of(checks: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what ``--validate`` names, all of it functions."""
+    for check in checks:
+        if not callable(check):
+            raise click.BadParameter(f"{printable(repr(check))} is no function", param_hint="--validate")
+    return checks
 
 
 def settings_of(mode: str | None, group: str | None) -> Settings:
@@ -198,8 +204,8 @@ def _read_rows(
         rows = documents.csv_rows(
             file,
             where=where,
-            key=_columns(table["key"]),
-            columns=_columns(table["columns"]) or None,
+            key=columns_of(table["key"]),
+            columns=columns_of(table["columns"]) or None,
             key_type=str if isinstance(codec, IPTable) else codec.key,
             values=codec.value if isinstance(codec, IPTable) else codec.values,
             delimiter="\t" if delimiter == "\\t" else delimiter,
@@ -212,7 +218,8 @@ def _read_rows(
     return codec, rows
 
 
-def _columns(given: str | None) -> list[int | str]:
+def columns_of(given: str | None) -> list[int | str]:
+    """Return what ``--key`` and ``--columns`` name: columns by name, or by number."""
     names = [name.strip() for name in given.split(",")] if given else []
     return [int(name) if name.isdecimal() and len(name) < 10 else name for name in names]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Iterator
 
 import click
+from msgspec.structs import asdict
 
 from shmcow import inspect, segments
 from shmcow.cli import params
@@ -63,6 +65,26 @@ def _for_people(report: inspect.StoreReport, free: int, total: int) -> Iterator[
     yield segments.DIRECTORY, f"{size(free)} free of {size(total)}"
     counted = [f"{n} {what.replace('_', ' ')}" for what, n in report.counters.items() if n]
     yield "counted", ", ".join(counted) or "nothing yet"
+    if report.feed is not None:
+        yield from _feed(report.feed)
+
+
+def _feed(feed: inspect.FeedState) -> Iterator[tuple[str, str]]:
+    if feed.damaged:
+        yield "feed", "its state is damaged: start its follower again"
+        return
+    runs = f"pid {feed.pid}" if feed.running else f"nobody any more (pid {feed.pid} has ended)"
+    every = f", every {feed.every:g} s" if feed.every else ""
+    yield "feed", f"{feed.source}{every}, by {runs}"
+    yield "", f"asked {_ago(feed.last_contact)}, found good {_ago(feed.last_success)}"
+    yield "", f"{feed.contacts} contacts, {feed.publishes} publishes, {feed.failures} failures"
+    if feed.last_error_at:
+        row = f"{feed.failures_in_a_row} in a row" if feed.failures_in_a_row else "good again"
+        yield "", f"last failure {_ago(feed.last_error_at)} ({row}): {feed.last_error}"
+
+
+def _ago(moment: float | None) -> str:
+    return "never" if moment is None else f"{age(datetime.datetime.fromtimestamp(moment, datetime.UTC))} ago"
 
 
 def _for_scripts(report: inspect.StoreReport, free: int, total: int) -> Iterator[tuple[str, str]]:
@@ -71,5 +93,7 @@ def _for_scripts(report: inspect.StoreReport, free: int, total: int) -> Iterator
     counters = fields.pop("counters")
     fields["mode"] = f"{report.mode:04o}"
     fields["created_at"] = report.created_at.isoformat()
-    for title, figure in {**fields, **counters, "shm_free_bytes": free, "shm_total_bytes": total}.items():
+    del fields["feed"]
+    feed = {} if report.feed is None else {f"feed_{what}": said for what, said in asdict(report.feed).items()}
+    for title, figure in {**fields, **counters, "shm_free_bytes": free, "shm_total_bytes": total, **feed}.items():
         yield title, str(figure)

@@ -78,9 +78,14 @@ def test_every_byte_of_the_layout_has_a_kind() -> None:
             assert region.start == at, region
             at += region.length
         assert at == end
-    assert {region.kind for region in header} == {"sealed", "number", "current", "word", "entry", "unused"}
+    assert {region.kind for region in header} == {"sealed", "number", "current", "word", "entry", "feed", "unused"}
     unused = Counter(region.field for region in header if region.kind == "unused")
-    assert dict(unused) == {"padding before current": 1, "padding before counters": 1, "counters": 15}
+    assert dict(unused) == {
+        "padding before current": 1,
+        "padding before counters": 1,
+        "counters": 15,
+        "padding before feeds": 1,
+    }
     assert set(flip_fields.KINDS) == {field for field, _, _ in flip_fields.structs()["header"]} - {"identity"}
 
 

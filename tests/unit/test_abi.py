@@ -98,7 +98,14 @@ def test_layout_is_that_of_its_abi_number() -> None:
 def test_every_field_is_pinned() -> None:
     """The dump leaves no struct and no field out."""
     found = structs(without_comments(LAYOUT.read_text()))
-    assert set(found) == {"shmcow_segment", "shmcow_entry", "shmcow_identity", "shmcow_header", "shmcow_footer"}
+    assert set(found) == {
+        "shmcow_segment",
+        "shmcow_entry",
+        "shmcow_identity",
+        "shmcow_header",
+        "shmcow_footer",
+        "shmcow_feed",
+    }
     asserted = re.findall(r"SHMCOW_AT\((\w+), (\w+), \d", LAYOUT.read_text())
     assert sorted(asserted) == sorted((name, field) for name, fields in found.items() for field in fields)
 
@@ -109,7 +116,7 @@ def test_module_agrees_with_the_header() -> None:
     values = dict(re.findall(r"^(SHMCOW_\w+) = (\w+)$", golden, flags=re.MULTILINE))
     for name in ("ABI", "GENERATIONS", "MAX_SEGMENTS", "NAME_BYTES", "CODEC_BYTES", "VERSION_MAX", "DESTROYED"):
         assert getattr(_core, name) == int(values[f"SHMCOW_{name}"]), name
-    for name in ("HELD_AT", "SEEN_AT", "HAS_CRC", "IS_TYPED"):
+    for name in ("WRITER_AT", "FEED_AT", "HELD_AT", "SEEN_AT", "HAS_CRC", "IS_TYPED"):
         assert getattr(_core, name) == int(values[f"SHMCOW_{name}"]), name
     sizes = dict(re.findall(r"^shmcow_(\w+): (\d+) bytes$", golden, flags=re.MULTILINE))
     assert tuple(int(sizes[name]) for name in ("header", "entry", "footer")) == (
@@ -130,9 +137,9 @@ def test_bytes_of_a_store_are_where_the_layout_says(name: str) -> None:
         w.publish("world", message="why", author="me", source="here")
         epoch = bytes.fromhex(w.snapshot().epoch)
     header = Path(f"/dev/shm/shmcow.{name}").read_bytes()
-    assert len(header) == 99_328
+    assert len(header) == 100_416
     assert header[:8] == b"shmcow\r\n"
-    assert struct.unpack_from("<6I", header, 8) == (0x01020304, 1, 99_328, 1536, 64, 16)
+    assert struct.unpack_from("<6I", header, 8) == (0x01020304, 2, 100_416, 1536, 64, 16)
     assert header[32:48] == epoch
     assert struct.unpack_from("<II", header, 56) == (0o600, len(name))
     assert header[64 : 64 + len(name)] == name.encode()
@@ -158,7 +165,7 @@ def test_bytes_of_a_store_are_where_the_layout_says(name: str) -> None:
     assert footer[8:24] == epoch
     assert struct.unpack_from("<QQII", footer, 24) == (segment, length, crc, flags)
     assert footer[48:56] == b"msgpack\0"
-    assert struct.unpack_from("<I", footer, 80)[0] == 1
+    assert struct.unpack_from("<I", footer, 80)[0] == 2
     assert struct.unpack_from("<I", footer, 124)[0] == zlib.crc32(footer[:124])
 
 

@@ -268,11 +268,11 @@ def test_every_flipped_bit_of_the_identity_is_found(three: Damaged) -> None:
         (8, struct.pack(">I", 0x01020304), shmcow.IncompatibleStoreError, "other byte order"),
         (
             12,
-            struct.pack("<I", 2),
+            struct.pack("<I", 1),
             shmcow.IncompatibleStoreError,
-            "expected ABI 1, found 2: use the same shmcow release",
+            "expected ABI 2, found 1: use the same shmcow release",
         ),
-        (12, struct.pack("<I", 0), shmcow.IncompatibleStoreError, "expected ABI 1, found 0"),
+        (12, struct.pack("<I", 0), shmcow.IncompatibleStoreError, "expected ABI 2, found 0"),
         (16, struct.pack("<I", 4096), shmcow.CorruptSegmentError, "another shape"),
         (20, struct.pack("<I", 8), shmcow.CorruptSegmentError, "another shape"),
         (24, struct.pack("<I", 65), shmcow.CorruptSegmentError, "another shape"),
@@ -586,7 +586,7 @@ def test_footer_of_another_segment_is_refused(three: Damaged) -> None:
             ("length", lambda: sealed(32, struct.pack("<Q", 1))),
             ("payload crc", lambda: sealed(40, bytes(4))),
             ("flags", lambda: sealed(44, bytes(4))),
-            ("abi", lambda: sealed(80, struct.pack("<I", 2))),
+            ("abi", lambda: sealed(80, struct.pack("<I", 1))),
         ]
 
         def step(label: str) -> None:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-ABI = Path(__file__).resolve().parents[2] / "unit" / "abi_1.txt"
+ABI = Path(__file__).resolve().parents[2] / "unit" / "abi_2.txt"
 GENERATIONS = 64
 COUNTERS_USED = 9
 
@@ -17,8 +17,9 @@ COUNTERS_USED = 9
 # number: no checksum; another well-formed number cannot be told from the right one, and decides nothing about values
 # current, word: no checksum; what they name is checked against what it says itself
 # entry, entries: an entry is sealed where its generation is published, and unused where it is FREE
+# feed: one slot of the feed's state is shown, and sealed; of a store that was never fed nobody reads it
 # unused: nobody reads it
-Kind = Literal["sealed", "number", "current", "word", "entry", "unused", "payload"]
+Kind = Literal["sealed", "number", "current", "word", "entry", "feed", "unused", "payload"]
 KINDS: dict[str, Kind] = {
     "retain": "number",
     "max_total_bytes": "number",
@@ -28,6 +29,8 @@ KINDS: dict[str, Kind] = {
     "counters": "number",
     "words": "word",
     "entries": "entry",
+    "feed_turn": "number",
+    "feeds": "feed",
 }
 
 
@@ -76,6 +79,12 @@ def header_regions() -> list[Region]:
                 for name, offset, length in layout["entry"]:
                     where = start + i * each + offset
                     regions.append(Region("header", f"entry.{name}", i, where, length, KINDS[field]))
+        elif field == "feeds":
+            for i in range(2):
+                for name, offset, length in layout["feed"]:
+                    regions.append(
+                        Region("header", f"feed.{name}", i, start + i * size // 2 + offset, length, KINDS[field])
+                    )
         elif field == "counters":
             for i in range(size // 8):
                 kind = KINDS[field] if i < COUNTERS_USED else "unused"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flip_fields import Region
-from flip_store import CURRENT, NEW, VALUES, Store
+from flip_store import CURRENT, FEED_SHOWN, NEW, VALUES, Store
 
 import shmcow
 from shmcow import CorruptSegmentError as Corrupt
@@ -122,6 +122,11 @@ class Looks:
         ):
             self.fail_unless(said == right, "describe", said)
             return
+        if region.kind == "feed":
+            self.fail_unless(said.feed.damaged == (region.index == FEED_SHOWN), "describe of the feed", said.feed)
+            if region.index != FEED_SHOWN:
+                self.fail_unless(said == right, "describe", said)
+            return
         touched = self.store.version_at(region)
         for row in right.generations:
             found = [g for g in said.generations if g.version == row.version]
@@ -149,7 +154,7 @@ class Looks:
             allowed: tuple[type, ...] = WRITE_ERRORS
             if sealed:
                 allowed = (Incompatible,) if region.field in INCOMPATIBLE_FIELDS else (Corrupt,)
-            elif region.kind in ("unused", "payload", "sealed", "entry"):
+            elif region.kind in ("unused", "payload", "sealed", "entry", "feed"):
                 allowed = ()  # the next version mends it
             self.fail_unless(isinstance(exc, allowed) and len(str(exc)) > 20, "publish", exc)
             return

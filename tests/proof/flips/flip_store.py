@@ -19,6 +19,7 @@ WORDS = 512
 VALUES: dict[int, Any] = {n: {"version": n, "text": f"value number {n}"} for n in (1, 2, 3)}
 NEW = {"version": 4, "text": "published on top"}
 CURRENT, OLDER = 3, 1
+FEED_SHOWN = 0  # the slot, after two turns
 
 
 class File:
@@ -65,6 +66,7 @@ class Store:
         with Writer(name) as w:
             for version in VALUES:
                 w.publish(VALUES[version], message="why", author="who", source="where")
+        self.feed(name)
         self.report = shmcow.describe(name)
         header = SHM / f"shmcow.{name}"
         self.prefix = f"{header.name}.{self.report.epoch}."
@@ -79,6 +81,14 @@ class Store:
         self.versions = {i: word >> 16 for i, word in enumerate(words) if word & 0xFFFF}
         payload = next(g.size_bytes for g in self.report.generations if g.version == CURRENT)
         self.regions = header_regions() + segment_regions(payload)
+
+    def feed(self, name: str) -> None:
+        """Fill both slots of the feed's state; the second one is shown."""
+        feed = _core.FeedCore(_core.Store(str(SHM / f"shmcow.{name}")))
+        assert feed.take()
+        for count in (1, 2):
+            feed.show((1, 2, 3, 4, 5), (count, 1, 1, 0), b"a file", b"an error")
+        feed.release()
 
     def version_at(self, region: Region) -> int:
         """Return the version whose word, entry or segment a region is of; 0: none, it is FREE."""

@@ -62,7 +62,7 @@ static inline void fuzz_take(const uint8_t **data, size_t *size, void *out, size
 static inline uint64_t fuzz_edge(uint32_t random)
 {
     static const uint64_t edges[] = {0, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 191, 192, 255, 256, 4095, 4096, 65535,
-                                     65536, 99327, 99328, UINT32_MAX, SHMCOW_VERSION_MAX - 1, SHMCOW_VERSION_MAX,
+                                     65536, 100415, 100416, UINT32_MAX, SHMCOW_VERSION_MAX - 1, SHMCOW_VERSION_MAX,
                                      SHMCOW_VERSION_MAX + 1, UINT64_MAX >> 1, UINT64_MAX - 127, UINT64_MAX - 63,
                                      UINT64_MAX - 1, UINT64_MAX};
     return edges[random % (sizeof edges / sizeof *edges)];

@@ -7,7 +7,7 @@ static _Alignas(64) uint8_t file[FILE_MOST];
 
 static bool is_footer(const shmcow_footer *f, const uint8_t *epoch, const shmcow_segment *s)
 {
-    return memcmp(f, "cowtail\n", 8) == 0 && memcmp(f->epoch, epoch, 16) == 0 && f->segment == s->id && f->abi == 1 &&
+    return memcmp(f, "cowtail\n", 8) == 0 && memcmp(f->epoch, epoch, 16) == 0 && f->segment == s->id && f->abi == 2 &&
            f->length == s->length && f->payload_crc == s->crc && f->flags == s->flags && f->crc == plain_crc(f, 124);
 }
 

@@ -209,8 +209,22 @@ static void publish(void)
     REQUIRE(atomic_load(&header.next_segment) <= SHMCOW_VERSION_MAX);
 }
 
+/* Whatever the turn and the slots say, a state is whole or refused, and one that is shown is read. */
+static void feed(void)
+{
+    shmcow_feed out, shown = {.contacts = world.c.asked, .pid = world.c.step};
+    atomic_store(&header.feed_turn, world.c.asked);
+    atomic_store(&header.feeds[world.c.asked % 2][world.c.step % SHMCOW_FEED_WORDS], world.c.current);
+    int r = shmcow_load_feed(&header, &fuzz_crc, &out);
+    REQUIRE(world.c.asked == 0 ? r == SHMCOW_EMPTY : r == SHMCOW_OK || r == SHMCOW_CORRUPT);
+    REQUIRE(r != SHMCOW_OK || out.crc == plain_crc(&out, offsetof(shmcow_feed, crc)));
+    shmcow_show_feed(&header, &fuzz_crc, &shown);
+    REQUIRE(shmcow_load_feed(&header, &fuzz_crc, &out) == SHMCOW_OK && memcmp(&out, &shown, sizeof out) == 0);
+}
+
 static void report(void)
 {
+    feed();
     uint64_t total = shmcow_total_bytes(&header);
     REQUIRE(total % 4096 == 0);
     for (uint32_t i = 0; i < SHMCOW_GENERATIONS; i++) {

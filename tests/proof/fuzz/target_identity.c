@@ -14,9 +14,9 @@ static const uint16_t fields[] = {
 
 static bool is_store(const shmcow_identity *id, uint64_t file_bytes)
 {
-    static const uint8_t head[32] = {'s', 'h', 'm', 'c', 'o', 'w', '\r', '\n', 4, 3, 2, 1, 1, 0, 0, 0,
-                                     0, 132, 1, 0, 0, 6, 0, 0, 64, 0, 0, 0, 16, 0, 0, 0};
-    return file_bytes == 1024 + 64 * 1536 && memcmp(id, head, sizeof head) == 0 && id->name_bytes - 1 < 64 &&
+    static const uint8_t head[32] = {'s', 'h', 'm', 'c', 'o', 'w', '\r', '\n', 4, 3, 2, 1, 2, 0, 0, 0,
+                                     64, 136, 1, 0, 0, 6, 0, 0, 64, 0, 0, 0, 16, 0, 0, 0};
+    return file_bytes == 1024 + 64 * 1536 + 1088 && memcmp(id, head, sizeof head) == 0 && id->name_bytes - 1 < 64 &&
            id->crc == plain_crc(id, 188);
 }
 

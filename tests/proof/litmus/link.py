@@ -10,7 +10,18 @@ from .program import ABSENT
 from .sites import CALLS, NAMED, SEQUENCES, UNNAMED
 from .source import Operation, all_operations, blank, functions, steps
 
-SHARED = ("current", "words", "entries", "counters", "retain", "max_total_bytes", "next_segment", "lock_pid")
+SHARED = (
+    "current",
+    "words",
+    "entries",
+    "counters",
+    "retain",
+    "max_total_bytes",
+    "next_segment",
+    "lock_pid",
+    "feed_turn",
+    "feeds",
+)
 PRIVATE = ("started", "finished", "forks", "taken")
 
 

@@ -13,7 +13,7 @@ from .sites import NAMED
 PUSH, HEAD, HEAD_AGAIN = "shmcow_fd_take cas all", "shmcow_fd_take load all", "shmcow_fd_take load all #2"
 CHILD, DISOWN = "in_child load all", "disown load all"
 OPENED, FILLING, CLOSE = "shmcow_fd_open store fd", "core_fill_begin store fd", "close_own exchange fd"
-VALID, MAP, HIDE = "shmcow_fd_valid load fd", "ready_map store map", "hide_map exchange map"
+VALID, MAP, HIDE = "shmcow_fd_valid load fd", "core_ready_map store map", "hide_map exchange map"
 RELEASE, TAKE = "shmcow_fd_release store taken", "shmcow_fd_take cas taken"
 STARTED, FINISHED = "before_fork add started", "in_parent add finished"
 STAMP_FINISHED, STAMP_STARTED = "shmcow_fork_stamp load finished", "shmcow_fork_stamp load started"

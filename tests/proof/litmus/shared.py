@@ -18,6 +18,9 @@ ADVANCE, BUILD, WORD = "shmcow_advance cas words", "shmcow_build cas words", "sh
 STORE_FENCE, STORE = "shmcow_store_entry fence", "shmcow_store_entry store entries"
 LOAD, LOAD_FENCE = "shmcow_load_entry load entries", "shmcow_load_entry fence"
 AGAIN, REPORT = "shmcow_hold_one load words", "look_at load words"
+TURN, TURN_AGAIN = "shmcow_copy_feed load feed_turn", "shmcow_copy_feed load feed_turn #2"
+SLOT, SLOT_FENCE = "shmcow_copy_feed load feeds", "shmcow_copy_feed fence"
+SHOW_FENCE, SHOW, SHOWN = "shmcow_show_feed fence", "shmcow_show_feed store feeds", "shmcow_show_feed store feed_turn"
 JUDGE, HOLD = "shmcow_judge fence", "shmcow_hold_one fence"
 
 
@@ -491,6 +494,57 @@ def judge_two_writers(o: Orders) -> Program:
     )
 
 
+# ---- feed ----
+
+
+def show_feed(o: Orders, turn: int, words: int, late_fence: bool = False) -> Body:
+    """shmcow_show_feed: into the slot that is not shown, then turn."""
+    if not late_fence:
+        yield fence(o(SHOW_FENCE))
+    for k in range(words):
+        yield store(f"slot{turn % 2}.{k}", turn, o(SHOW))
+    if late_fence:
+        yield fence(o(SHOW_FENCE))
+    yield store("turn", turn, o(SHOWN))
+    return None
+
+
+def copy_feed(o: Orders, words: int, early: bool = False) -> Body:
+    """shmcow_copy_feed. -> "moved", "torn" or "whole" """
+    turn = yield load("turn", o(TURN))
+    again = (yield load("turn", o(TURN_AGAIN))) if early else turn
+    copy = []
+    for k in range(words):
+        copy.append((yield load(f"slot{turn % 2}.{k}", o(SLOT))))
+    yield fence(o(SLOT_FENCE))
+    if not early:
+        again = yield load("turn", o(TURN_AGAIN))
+    if again != turn:
+        return "moved"
+    return "whole" if all(word == turn for word in copy) else "torn"
+
+
+def feed_shown(o: Orders) -> Program:
+    """Who sees the turn sees the whole slot that it shows."""
+    return Program(
+        {"follower": lambda: show_feed(o, 2, 2), "reader": lambda: copy_feed(o, 2)},
+        {"turn": 1, "slot0.0": 0, "slot0.1": 0, "slot1.0": 1, "slot1.1": 1},
+    )
+
+
+def feed_reused(o: Orders, late_fence: bool = False, early: bool = False) -> Program:
+    """A copy beside two states, of which the second one is written over the slot that is copied."""
+
+    def follower() -> Body:
+        yield from show_feed(o, 2, 1)
+        yield from show_feed(o, 3, 1, late_fence)
+        return None
+
+    return Program(
+        {"follower": follower, "reader": lambda: copy_feed(o, 1, early)}, {"turn": 1, "slot0.0": 0, "slot1.0": 1}
+    )
+
+
 def reclaimed_while_held(outcome: Outcome) -> bool:
     return "reclaimed" in outcome and "held" in outcome
 
@@ -530,6 +584,12 @@ IN_CI = (
             Twin("second look before the copy", other=lambda o: copy_hold(o, early=True)))),
     Litmus("copy_report", "copy", "a report that mixes two entries", copy_report, never("torn"), never("whole"),
            (Twin("no release fence", {STORE_FENCE: ABSENT}), Twin("no acquire fence", {LOAD_FENCE: ABSENT}))),
+    Litmus("feed_shown", "feed", "a state that is not written yet", feed_shown, never("torn"), never("whole"),
+           relaxed(TURN, SHOWN)),
+    Litmus("feed_reused", "feed", "a copy that mixes two states", feed_reused, never("torn"), never("whole"),
+           (Twin("no release fence", {SHOW_FENCE: ABSENT}), Twin("no acquire fence", {SLOT_FENCE: ABSENT}),
+            Twin("release fence behind the stores", other=lambda o: feed_reused(o, late_fence=True)),
+            Twin("second look before the copy", other=lambda o: feed_reused(o, early=True)))),
     Litmus("judge_hold", "judge", "a held version is unlinked", judge_hold, reclaimed_while_held, never("held"),
            (*FENCES, Twin("test before condemn", other=lambda o: judge_hold(o, test_first=True)),
             Twin("look before mark", other=lambda o: judge_hold(o, look_first=True)))),

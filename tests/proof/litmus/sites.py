@@ -34,6 +34,13 @@ NAMED = {
     "shmcow_load_entry fence": Named(("copy",), "acquire", "acquire"),
     "shmcow_hold_one load words": Named(("copy",), "relaxed", "relaxed"),
     "look_at load words": Named(("copy",), "relaxed", "relaxed"),
+    "shmcow_copy_feed load feed_turn": Named(("feed",), "acquire", "acquire"),
+    "shmcow_copy_feed load feeds": Named(("feed",), "relaxed", "relaxed"),
+    "shmcow_copy_feed fence": Named(("feed",), "acquire", "acquire"),
+    "shmcow_copy_feed load feed_turn #2": Named(("feed",), "relaxed", "relaxed"),
+    "shmcow_show_feed fence": Named(("feed",), "release", "release"),
+    "shmcow_show_feed store feeds": Named(("feed",), "relaxed", "relaxed"),
+    "shmcow_show_feed store feed_turn": Named(("feed",), "release", "release"),
     "shmcow_judge fence": Named(("judge",), "seq_cst", "seq_cst"),
     "shmcow_hold_one fence": Named(("judge",), "seq_cst", "seq_cst"),
     "shmcow_fd_take cas all": Named(("fds",), "release", "release", "relaxed"),
@@ -45,7 +52,7 @@ NAMED = {
     "core_fill_begin store fd": Named(("node", "fork"), "seq_cst", "seq_cst"),
     "close_own exchange fd": Named(("node",), "acq_rel", "acquire"),
     "shmcow_fd_valid load fd": Named(("node",), "seq_cst", "acquire"),
-    "ready_map store map": Named(("node",), "seq_cst", "release"),
+    "core_ready_map store map": Named(("node",), "seq_cst", "release"),
     "hide_map exchange map": Named(("node",), "acq_rel", "acquire"),
     "shmcow_fd_release store taken": Named(("node",), "seq_cst", "release"),
     "shmcow_fd_take cas taken": Named(("node",), "seq_cst", "acquire", "seq_cst"),
@@ -66,6 +73,8 @@ _CHECKED = "used after shmcow_fd_valid, or only as a number: a wrong one is an e
 _FRESH = "a node that is not in the list yet: shmcow_fd_take's release on the head carries it"
 _UNSEEN = "an image that no other process has yet: linkat makes it appear"
 _HINT = "only saves a system call"
+
+_FEED = "under the feed lock: the kernel hands the feed's state over"
 
 # site -> (order, reason); a compare-and-swap's failure order follows after a slash
 UNNAMED = {
@@ -100,6 +109,8 @@ UNNAMED = {
     "shmcow_count add counters": ("relaxed", _FIGURE),
     "writer_configure store retain": ("relaxed", _LOCK),
     "writer_configure store max_total_bytes": ("relaxed", _LOCK),
+    "shmcow_show_feed load feed_turn": ("relaxed", _FEED),
+    "feed_take load fd": ("seq_cst", _CHECKED),
     "shmcow_publish load retain": ("relaxed", _LOCK),
     "shmcow_keep_quota load max_total_bytes": ("relaxed", _LOCK),
     "shmcow_build load next_segment": ("relaxed", _LOCK),
@@ -130,6 +141,8 @@ CALLS = (
 SEQUENCES = {
     "shmcow_load_entry": ("load", "fence"),
     "shmcow_store_entry": ("fence", "store"),
+    "shmcow_copy_feed": ("load", "load", "fence", "load"),
+    "shmcow_show_feed": ("load", "fence", "store", "store"),
     "shmcow_judge": (
         "shmcow_load_word", "shmcow_advance", "fence", "ops->marked", "shmcow_advance", "shmcow_advance", "shmcow_drop",
     ),

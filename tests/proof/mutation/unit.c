@@ -14,6 +14,7 @@ int main(void)
     test_format();
     test_reading();
     test_writing();
+    test_feed();
     printf("unit: %d failures\n", failures);
     return failures != 0;
 }

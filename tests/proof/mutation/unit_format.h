@@ -149,3 +149,32 @@ static void test_format(void)
     test_sizes();
     test_footer();
 }
+
+/* The feed's state: two slots and a turn; the slot that is not shown is the one that is written. */
+static void test_feed(void)
+{
+    static shmcow_header h;
+    shmcow_feed out, feed = {.contacts = 1, .source = "a file", .error = "none"};
+    memset(&h, 0, sizeof h);
+    memset(&out, 0, sizeof out);
+    CHECK(shmcow_load_feed(&h, &table, &out) == SHMCOW_EMPTY);
+    for (uint64_t turn = 1; turn < 4; turn++) {
+        feed.contacts = turn;
+        shmcow_feed kept = out;
+        shmcow_show_feed(&h, &table, &feed);
+        CHECK(feed.crc == slow_crc((const uint8_t *)&feed, 508));
+        CHECK(atomic_load(&h.feed_turn) == turn && memcmp((void *)h.feeds[turn % 2], &feed, sizeof feed) == 0);
+        CHECK(memcmp((void *)h.feeds[(turn + 1) % 2], &kept, sizeof kept) == 0);
+        CHECK(shmcow_load_feed(&h, &table, &out) == SHMCOW_OK && memcmp(&out, &feed, sizeof feed) == 0);
+    }
+    for (size_t k = 0; k < SHMCOW_FEED_WORDS; k++) {
+        atomic_fetch_xor(&h.feeds[1][k], UINT64_C(1) << k % 64);
+        CHECK(shmcow_load_feed(&h, &table, &out) == SHMCOW_CORRUPT);
+        atomic_fetch_xor(&h.feeds[1][k], UINT64_C(1) << k % 64);
+        atomic_fetch_xor(&h.feeds[0][k], UINT64_C(1) << k % 64);
+        CHECK(shmcow_load_feed(&h, &table, &out) == SHMCOW_OK);
+    }
+    atomic_store(&h.feed_turn, UINT64_MAX);
+    shmcow_show_feed(&h, &table, &feed);
+    CHECK(atomic_load(&h.feed_turn) == 2 && shmcow_load_feed(&h, &table, &out) == SHMCOW_OK);
+}

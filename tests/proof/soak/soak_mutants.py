@@ -42,8 +42,8 @@ MUTANTS = (
         "no writer lock: it is shared",
         ("lost", "order", "error"),
         "csrc/core_writer.c",
-        "F_WRLCK, 0)",
-        "F_RDLCK, 0)",
+        "F_WRLCK, SHMCOW_WRITER_AT)",
+        "F_RDLCK, SHMCOW_WRITER_AT)",
         2,
     ),
     Mutant(
@@ -51,6 +51,7 @@ MUTANTS = (
         ("lost",),
         "shmcow/writer.py",
         "        with self._turn(recreate=False) as turn:\n"
+        "            self._check_follows(turn)\n"
         "            new = function(self._load(turn.store.hold()).value)",
         "        new = function(self._load(self._store.hold()).value)\n"
         "        with self._turn(recreate=False) as turn:",
