@@ -25,12 +25,13 @@ from typing import Any, NamedTuple, Self
 import gunicorns
 import processes
 import pytest
+import servers
 from processes import WATCHDOG, until
 
 import shmcow
 
-EXAMPLE = gunicorns.ROOT / "examples" / "geoip_service"
-SAMPLE = gunicorns.ROOT / "tests" / "unit" / "data"
+EXAMPLE = servers.ROOT / "examples" / "geoip_service"
+SAMPLE = servers.ROOT / "tests" / "unit" / "data"
 FULL = [f"geo-whois-asn-country-ipv{family}.csv.gz" for family in (4, 6)]
 WORKERS = 4
 
@@ -131,7 +132,7 @@ def ask(path: Path, address: str) -> tuple[int, dict[str, Any]]:
 
 
 def environment(store: str) -> dict[str, str]:
-    path = os.pathsep.join([str(gunicorns.ROOT), str(EXAMPLE), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(servers.ROOT), str(EXAMPLE), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"GEO_STORE": store, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -155,7 +156,7 @@ def gunicorn(directory: Path, store: str) -> Iterator[Path]:
         )  # fmt: skip
     try:
         until(path.exists, "gunicorn listens")
-        until(lambda: len(gunicorns.children_of(server.pid)) == WORKERS, "gunicorn has its workers")
+        until(lambda: len(servers.children_of(server.pid)) == WORKERS, "gunicorn has its workers")
         yield path
         server.send_signal(signal.SIGTERM)
         assert server.wait(WATCHDOG) == 0
@@ -209,7 +210,7 @@ class Clients:
             thread.join(2 * WATCHDOG)
 
     def _run(self, chance: random.Random) -> None:
-        while not self._over.wait(gunicorns.PAUSE):
+        while not self._over.wait(servers.PAUSE):
             try:
                 address, start = self._model.address(chance), time.monotonic()
                 status, answer = ask(self._path, address)

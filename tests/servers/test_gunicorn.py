@@ -12,8 +12,10 @@ from pathlib import Path
 import gunicorns
 import processes
 import pytest
-from gunicorns import WORKERS, Burst, Gunicorn, Published, assert_versions_only_grow, publish, refcounts
+import servers
+from gunicorns import Gunicorn, publish
 from processes import until
+from servers import WORKERS, Burst, Published, assert_versions_only_grow, refcounts
 
 import shmcow
 from shmcow import Writer
@@ -52,7 +54,7 @@ def assert_every_worker_has(name: str, server: Gunicorn, newest: int) -> None:
         assert processes.seen_by(pid, name) == {newest}
         assert processes.held_by(pid, name) == set()
         assert len(processes.shm_descriptors(pid)) == 1
-        assert gunicorns.mappings(pid, name) == [f"shmcow.{name}"]  # the header; what was decoded is a copy
+        assert servers.mappings(pid, name) == [f"shmcow.{name}"]  # the header; what was decoded is a copy
 
 
 def until_only_the_living_hold(name: str, first: int) -> None:
@@ -69,7 +71,7 @@ def until_only_the_living_hold(name: str, first: int) -> None:
             counted = refcounts(name)
             return (
                 (counted[first], counted.total()) == (1 + WORKERS, 1 + 2 * WORKERS)
-                and gunicorns.marked(name) == set(counted)
+                and servers.marked(name) == set(counted)
                 and set(processes.versions_of(name)) == {*retained, *counted}
             )
 

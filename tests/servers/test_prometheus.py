@@ -13,8 +13,9 @@ from typing import Any
 
 import processes
 import pytest
-from gunicorns import SCRIPT, children_of, installed
+from gunicorns import SCRIPT, installed
 from processes import WATCHDOG, state_of, until
+from servers import children_of
 
 import shmcow
 from shmcow import Reader, Writer

@@ -35,6 +35,7 @@ ROOMS = {
     "store": 3,
     "codecs": 3,
     "holders": 4,
+    "feeding": 4,
     "decoding": 4,
     "waiting": 4,
     "aio": 5,
@@ -140,6 +141,49 @@ def test_only_the_command_line_imports_its_libraries() -> None:
             assert not imports(path) & {"click", "rich"}, name
 
 
+# What a module of shmcow.contrib may import beside shmcow, the standard library and what shmcow itself needs.
+FRAMEWORKS = {
+    "django": {"asgiref", "django"},
+    "fastapi": {"fastapi"},
+    "flask": {"flask"},
+    "prometheus": {"prometheus_client"},
+    "pytest_plugin": {"pytest"},
+}
+CONTRIB = [name for name in modules() if name.split(".")[0] == "contrib"]
+
+
+@pytest.mark.parametrize("module", CONTRIB)
+def test_contrib_imports_its_framework_only(module: str) -> None:
+    """Who uses one recipe needs no other framework."""
+    third = {name.split(".")[0] for name in imports(modules()[module])} - sys.stdlib_module_names - {"shmcow"}
+    assert third <= {"typing_extensions", "msgspec"} | FRAMEWORKS.get(module.rpartition(".")[2], set())
+
+
+def test_nothing_needs_contrib() -> None:
+    """The recipes are leaves: shmcow is the same without them."""
+    for name, path in modules().items():
+        if name not in CONTRIB:
+            assert not {found for found in imports(path) if found.startswith("shmcow.contrib")}, name
+
+
+@pytest.mark.parametrize("module", CONTRIB)
+def test_contrib_has_words(module: str) -> None:
+    """As everything public; read from the text, since the frameworks may not be installed."""
+    tree = ast.parse(modules()[module].read_text())
+    silent = [
+        inner.name
+        for node in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+        for inner in node.body
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and not inner.name.startswith("_")
+        and not getattr(node, "name", "").startswith("_")
+        and not any("overload" in ast.dump(decorator) for decorator in inner.decorator_list)
+        and not ast.get_docstring(inner)
+    ]
+    assert ast.get_docstring(tree)
+    assert silent == []
+
+
 def test_import_does_nothing_but_import() -> None:
     """No descriptor, no thread, no process, no object in shared memory, no heavy library, no handler for signals."""
     code = """
@@ -215,6 +259,7 @@ PUBLIC = [
     "CodecMismatchError",
     "CorruptSegmentError",
     "DecodeError",
+    "FollowerBusyError",
     "FrozenDict",
     "FrozenList",
     "IPTable",
@@ -266,9 +311,7 @@ def test_public_names_are_pinned() -> None:
 def all_modules() -> list[str]:
     found = ["shmcow"]
     for item in pkgutil.walk_packages(shmcow.__path__, "shmcow."):
-        if not item.name.startswith(("shmcow.cli", "shmcow.contrib", "shmcow.feed")) and not item.name.endswith(
-            "__main__"
-        ):
+        if not item.name.startswith(("shmcow.cli", "shmcow.contrib")) and not item.name.endswith("__main__"):
             found.append(item.name)
     return found
 
