@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from shmcow import Reader
-    from shmcow.inspect import Activity, StoreReport
+    from shmcow.inspect import Activity, FeedState, StoreReport
 
 __all__ = ["StoreCollector"]
 
@@ -298,14 +298,13 @@ class _Families:
             self._generations.add_metric([store, state], states[state])
         for name, value in report.counters.items():
             self._counters[name].add_metric([store], value)
-        self._add_feed(store, getattr(report, "feed", None))
+        self._add_feed(store, report.feed)
 
-    def _add_feed(self, store: str, feed: Any) -> None:
+    def _add_feed(self, store: str, feed: FeedState | None) -> None:
         if feed is None:
             return
-        damaged = getattr(feed, "damaged", False)
-        self._set(store, {"feed_running": feed.running, "feed_damaged": damaged})
-        if damaged:
+        self._set(store, {"feed_running": feed.running, "feed_damaged": feed.damaged})
+        if feed.damaged:
             return
         self._set(
             store,

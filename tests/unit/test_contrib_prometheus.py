@@ -31,6 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shmcow.contrib import prometheus
 from shmcow.contrib.prometheus import StoreCollector
+from shmcow.inspect import FeedState
 
 ROOT = Path(__file__).parents[2]
 
@@ -358,30 +359,23 @@ def test_forked_child_tells_the_same_of_a_store(name: str, spawn: Callable[..., 
 # ---- what feeds a store ----
 
 
-class Feed(msgspec.Struct, frozen=True):
-    """What the report says of a feed."""
-
-    source: str = "/etc/app.toml"
-    pid: int = 1
-    running: bool = True
-    started_at: float = 100.0
-    every: float | None = None
-    last_contact: float | None = 300.0
-    last_success: float | None = 200.0
-    last_error_at: float | None = None
-    last_error: str = ""
-    contacts: int = 7
-    publishes: int = 2
-    failures: int = 3
-    failures_in_a_row: int = 1
-    damaged: bool = False
-
-
 def test_feed_state_is_told() -> None:
     """Times, counts and whether it runs; what is not known is left out, and so is the source, which may be secret."""
     families = prometheus._Families()
-    families._add_feed("fed", Feed())
-    families._add_feed("damaged", Feed(damaged=True))
+    fed = FeedState(
+        source="/etc/app.toml",
+        pid=1,
+        running=True,
+        started_at=100.0,
+        last_contact=300.0,
+        last_success=200.0,
+        contacts=7,
+        publishes=2,
+        failures=3,
+        failures_in_a_row=1,
+    )
+    families._add_feed("fed", fed)
+    families._add_feed("damaged", FeedState(running=True, damaged=True))
 
     class Once:
         def collect(self) -> Iterator[Any]:
