@@ -292,7 +292,7 @@ def _publish_cases(plan: Plan) -> Iterator[dict[str, Case]]:
 
 def _swap(plan: Plan, result: Result) -> None:
     """How long the first lookup takes in a reader that has an old version of a table of 100 MB."""
-    number = plan.pick(3_600_000, 2_000)
+    number = plan.pick(3_950_000, 2_000)
     codec = Table(key=int, value=int)
     with store(codec=codec, retain=0) as (writer, name):
         reader = shmcow.Reader(name, codec=codec)

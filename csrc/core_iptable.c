@@ -138,7 +138,7 @@ static PyObject *iptable_decode_values(iptable_object *self, PyObject *ignored)
         if (value == NULL)
             return NULL;
         Py_DECREF(value);
-        at += (4 + (uint64_t)length + 3) & ~UINT64_C(3);
+        at += shmcow_padded_value(length);
     }
     return count == self->table.value_count ? PyLong_FromUnsignedLongLong(count)
                                             : core_table_corrupt("it has another number of values");

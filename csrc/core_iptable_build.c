@@ -70,7 +70,7 @@ static int add_value(builder_object *self, PyObject *bytes, uint32_t *reference)
     if (r == -ENOMEM)
         PyErr_NoMemory();
     else if (r < 0)
-        PyErr_SetString(PyExc_OverflowError, "the distinct values have more than 16 GiB");
+        PyErr_SetString(PyExc_OverflowError, "the distinct values have more than 8 GiB");
     if (r <= 0)
         return r;
     PyObject *proven = PyObject_CallFunctionObjArgs(self->prove, bytes, NULL);

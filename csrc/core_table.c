@@ -5,7 +5,7 @@
  */
 #include "core_table.h"
 
-#define TOGETHER 16 /* keys whose slots and records are fetched at the same time */
+#define TOGETHER 16 /* keys whose cells are fetched at the same time */
 
 /* ---- keys ---- */
 
@@ -100,27 +100,27 @@ PyObject *core_key_object(const shmcow_table *table, const shmcow_key *key)
 
 /* ---- looking up ---- */
 
-/* 1: *value is its reference; 0: it is not there; -1: an exception. */
-static inline int look_up(core_table *self, PyObject *object, uint32_t *value)
+/* 1: *row is set; 0: it is not there; -1: an exception. */
+static inline int look_up(core_table *self, PyObject *object, shmcow_row *row)
 {
     core_key key;
     int r = core_key_take(self->table.header.key_kind, object, &key);
     if (r <= 0)
         return r;
-    r = shmcow_table_find(&self->table, &key.key, shmcow_key_hash(&self->table, &key.key), value);
+    r = shmcow_table_find(&self->table, &key.key, shmcow_key_hash(&self->table, &key.key), row);
     if (key.owned != NULL)
         Py_DECREF(key.owned);
     if (r < 0)
-        core_table_corrupt("a slot leads to no record");
+        core_table_corrupt("a cell leads to no record");
     return r;
 }
 
 PyObject *core_table_subscript(core_table *self, PyObject *key)
 {
-    uint32_t value;
-    int r = look_up(self, key, &value);
+    shmcow_row row;
+    int r = look_up(self, key, &row);
     if (r > 0)
-        return core_values_get(&self->values, value);
+        return core_table_value(self, &row);
     if (r == 0) {
         PyObject *args = PyTuple_Pack(1, key); /* a tuple would be taken for the arguments */
         if (args != NULL)
@@ -132,8 +132,8 @@ PyObject *core_table_subscript(core_table *self, PyObject *key)
 
 int core_table_contains(core_table *self, PyObject *key)
 {
-    uint32_t value;
-    return look_up(self, key, &value);
+    shmcow_row row;
+    return look_up(self, key, &row);
 }
 
 Py_ssize_t core_table_length(core_table *self)
@@ -143,7 +143,7 @@ Py_ssize_t core_table_length(core_table *self)
 
 PyObject *core_table_get(core_table *self, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
-    uint32_t value;
+    shmcow_row row;
     PyObject *otherwise = n > 1 ? args[1] : Py_None;
     if (names != NULL && PyTuple_Size(names) > 0) {
         if (n != 1 || PyTuple_Size(names) != 1 ||
@@ -155,9 +155,9 @@ PyObject *core_table_get(core_table *self, PyObject *const *args, Py_ssize_t n, 
         PyErr_SetString(PyExc_TypeError, "get() takes a key and a default");
         return NULL;
     }
-    int r = look_up(self, args[0], &value);
+    int r = look_up(self, args[0], &row);
     if (r > 0)
-        return core_values_get(&self->values, value);
+        return core_table_value(self, &row);
     return r == 0 ? Py_NewRef(otherwise) : NULL;
 }
 
@@ -165,8 +165,8 @@ typedef struct {
     PyObject *object;
     core_key key;
     uint64_t hash;
-    int found; /* 1: value is set */
-    uint32_t value;
+    int found; /* 1: row is set */
+    shmcow_row row;
 } wanted;
 
 /* Look up some keys together: each wait for memory is one for all of them. The objects are ours to let go. */
@@ -179,24 +179,22 @@ static int look_up_together(core_table *self, wanted *keys, int n, PyObject *oth
         r = keys[k].found < 0 ? -1 : 0;
         if (keys[k].found > 0) {
             keys[k].hash = shmcow_key_hash(table, &keys[k].key.key);
-            shmcow_table_fetch_slot(table, keys[k].hash);
+            shmcow_table_fetch(table, keys[k].hash);
         }
     }
     for (int k = 0; k < n && r == 0; k++)
-        if (keys[k].found > 0)
-            shmcow_table_fetch_record(table, keys[k].hash);
-    for (int k = 0; k < n && r == 0; k++)
         if (keys[k].found > 0) {
-            keys[k].found = shmcow_table_find(table, &keys[k].key.key, keys[k].hash, &keys[k].value);
-            core_values_fetch(&self->values, keys[k].value);
+            keys[k].found = shmcow_table_find(table, &keys[k].key.key, keys[k].hash, &keys[k].row);
+            if (keys[k].found > 0 && !keys[k].row.along)
+                core_values_fetch(&self->values, keys[k].row.value);
             if (keys[k].found < 0) {
-                core_table_corrupt("a slot leads to no record");
+                core_table_corrupt("a cell leads to no record");
                 r = -1;
             }
         }
     for (int k = 0; k < n; k++) {
         PyObject *value = r < 0               ? NULL
-                          : keys[k].found > 0 ? core_values_get(&self->values, keys[k].value)
+                          : keys[k].found > 0 ? core_table_value(self, &keys[k].row)
                                               : Py_NewRef(otherwise);
         if (value == NULL || PyList_Append(out, value) < 0)
             r = -1;
@@ -266,18 +264,18 @@ PyObject *core_table_longest(core_table *self, PyObject *text)
     const char *at;
     Py_ssize_t length;
     PyObject *owned, *result = NULL;
-    uint32_t size, value;
+    shmcow_row row;
     if (take_text(self->table.header.key_kind, text, &at, &length, &owned) < 0)
         return NULL;
-    int r = shmcow_table_longest(&self->table, (const uint8_t *)at, (uint64_t)length, &size, &value);
+    int r = shmcow_table_longest(&self->table, (const uint8_t *)at, (uint64_t)length, &row);
     if (r < 0)
-        core_table_corrupt("a slot leads to no record, or the key lengths do not ascend");
+        core_table_corrupt("a cell leads to no record, or the key lengths do not ascend");
     else if (r == 0)
         result = Py_NewRef(Py_None);
     else {
-        shmcow_key found = {(const uint8_t *)at, size, size};
+        shmcow_key found = {(const uint8_t *)at, row.key.size, row.key.word};
         PyObject *prefix = core_key_object(&self->table, &found);
-        PyObject *of = prefix != NULL ? core_values_get(&self->values, value) : NULL;
+        PyObject *of = prefix != NULL ? core_table_value(self, &row) : NULL;
         result = of != NULL ? PyTuple_Pack(2, prefix, of) : NULL;
         Py_XDECREF(prefix);
         Py_XDECREF(of);

@@ -31,6 +31,15 @@ PyObject *core_table_get(core_table *self, PyObject *const *args, Py_ssize_t n, 
 PyObject *core_table_get_many(core_table *self, PyObject *args, PyObject *kwargs);
 PyObject *core_table_longest(core_table *self, PyObject *text);
 
+/* The value of a row that was found. NULL with an exception. */
+static inline PyObject *core_table_value(core_table *self, const shmcow_row *row)
+{
+    if (!row->along)
+        return core_values_get(&self->values, row->value);
+    const uint8_t *at = row->key.at + row->key.size;
+    return core_values_get_along(&self->values, (UINT64_C(1) << 32) + (uint64_t)(at - self->table.cells), at, row->value);
+}
+
 /* 1: *out is set; 0: no key of this kind equals the object; -1: an exception. */
 static inline int core_key_take(uint32_t kind, PyObject *object, core_key *out)
 {

@@ -63,8 +63,8 @@ static int take_key(core_builder *self, PyObject *object, core_key *out)
 static int fail_to_add(core_builder *self, int error)
 {
     if (error == -EFBIG)
-        return refuse(self, "row %llu: the table is full: it has at most 8 TiB of keys, 2**31 rows, and 16 GiB of "
-                      "different values", row_of(self));
+        return refuse(self, "row %llu: the table is full: it has at most 2**31 rows, 32 GiB of keys and values, and 8 GiB "
+                      "of different values", row_of(self));
     PyErr_NoMemory();
     return -1;
 }

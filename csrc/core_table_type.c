@@ -2,53 +2,51 @@
 #include "core_table.h"
 
 #define BREATHS 4096u /* so many steps between two looks at signals and other threads */
+#define AHEAD 8u       /* rows lie anywhere: so many are fetched before they are asked for */
 
 /* ---- walking, in the order in which the rows were given ---- */
 
 typedef struct {
     PyObject_HEAD
     core_table *of; /* NULL at the end */
-    uint64_t at, row;
+    uint64_t number; /* of the next row */
     long what; /* 0: keys, 1: values, 2: pairs */
 } core_walk;
 
 static PyObject *walk_next(core_walk *self)
 {
     core_table *of = self->of;
-    shmcow_record record;
+    shmcow_row row;
     if (of == NULL)
         return NULL;
-    if (self->row == of->table.header.rows) {
-        if (self->at != of->table.header.records_bytes)
-            return core_table_corrupt("it has more records than rows");
+    if (self->number == of->table.header.rows) {
         self->of = NULL;
         Py_DECREF((PyObject *)of);
         return NULL;
     }
-    if (!shmcow_table_record(&of->table, self->at, &record))
-        return core_table_corrupt("it has fewer records than rows");
-    PyObject *key = self->what != 1 ? core_key_object(&of->table, &record.key) : NULL;
+    shmcow_table_fetch_row(&of->table, self->number + AHEAD);
+    if (!shmcow_table_row(&of->table, self->number, &row))
+        return core_table_corrupt("a row has no cell");
+    PyObject *key = self->what != 1 ? core_key_object(&of->table, &row.key) : NULL;
     if (self->what != 1 && key == NULL)
         return NULL;
     PyObject *found = key;
     if (self->what != 0) {
-        PyObject *value = core_values_get(&of->values, record.value);
+        PyObject *value = core_table_value(of, &row);
         found = value == NULL || self->what == 1 ? value : PyTuple_Pack(2, key, value);
         Py_XDECREF(key);
         if (self->what == 2)
             Py_XDECREF(value);
     }
-    if (found != NULL) {
-        self->at = record.next;
-        self->row++;
-    }
+    if (found != NULL)
+        self->number++;
     return found;
 }
 
 static PyObject *walk_hint(core_walk *self, PyObject *ignored)
 {
     (void)ignored;
-    return PyLong_FromUnsignedLongLong(self->of == NULL ? 0 : self->of->table.header.rows - self->row);
+    return PyLong_FromUnsignedLongLong(self->of == NULL ? 0 : self->of->table.header.rows - self->number);
 }
 
 static int walk_traverse(core_walk *self, visitproc visit, void *arg)
@@ -137,68 +135,70 @@ static int breathe(uint64_t *steps)
     return PyErr_CheckSignals();
 }
 
-/* Every record is whole, and leads to a value. */
-static int prove_records(core_table *self)
+/* (row, key, exception): what a value's decoder raised, and a row that has it. */
+static PyObject *culprit(const core_table *self, uint64_t row, const shmcow_key *key)
 {
-    shmcow_record record;
-    uint64_t at = 0, steps = 0;
-    uint32_t length;
-    for (uint64_t row = 0; row < self->table.header.rows; row++, at = record.next) {
-        if (!shmcow_table_record(&self->table, at, &record))
-            return core_table_corrupt("it has fewer records than rows"), -1;
-        if (shmcow_value_at(&self->values.blob, record.value, &length) == NULL)
-            return core_table_corrupt("a value's reference leads out of it"), -1;
-        if (breathe(&steps) < 0)
-            return -1;
-    }
-    if (at != self->table.header.records_bytes)
-        return core_table_corrupt("it has more records than rows"), -1;
-    return 0;
-}
-
-/* (row, key, exception): the first row that has a value, and what its decoder raised. */
-static PyObject *culprit(core_table *self, uint32_t reference)
-{
-    PyObject *type, *exception, *traceback, *key = NULL;
-    shmcow_record record;
-    uint64_t row = 1, at = 0;
+    PyObject *type, *exception, *traceback;
+    if (!PyErr_ExceptionMatches(PyExc_Exception) || PyErr_ExceptionMatches(PyExc_MemoryError))
+        return NULL;
     PyErr_Fetch(&type, &exception, &traceback);
     PyErr_NormalizeException(&type, &exception, &traceback);
-    for (; shmcow_table_record(&self->table, at, &record); row++, at = record.next)
-        if (record.value == reference) {
-            key = core_key_object(&self->table, &record.key);
-            break;
-        }
-    PyErr_Clear();
-    PyObject *found = exception == NULL ? NULL
-                                        : Py_BuildValue("(KOO)", (unsigned long long)row, key != NULL ? key : Py_None, exception);
-    Py_XDECREF(key);
+    PyObject *shown = core_key_object(&self->table, key);
+    if (shown == NULL) {
+        PyErr_Clear();
+        shown = Py_NewRef(Py_None);
+    }
+    PyObject *found = exception == NULL ? NULL : Py_BuildValue("(KNO)", (unsigned long long)row, shown, exception);
     Py_XDECREF(type);
     Py_XDECREF(exception);
     Py_XDECREF(traceback);
     return found;
 }
 
-PyDoc_STRVAR(prove_doc, "_prove() -> None or (row, key, exception)\n\nLook at every record, and decode each different value once.");
+/* Decode what a row is the first to use. 1: done; 0: there was nothing to decode; -1: an exception. */
+static int prove_value(core_table *self, const shmcow_row *row, uint64_t *at)
+{
+    uint32_t length;
+    const uint8_t *bytes = shmcow_table_value(&self->table, row, &length);
+    if (bytes == NULL)
+        return core_table_corrupt("a value's reference leads out of it"), -1;
+    if (!row->along && (uint64_t)row->value * 4 != *at) /* they stand in the order in which rows use them first */
+        return 0;
+    *at += row->along ? 0 : shmcow_padded_value(length);
+    PyObject *value = core_values_decode_at(&self->values, bytes, length);
+    Py_XDECREF(value);
+    return value != NULL ? 1 : -1;
+}
+
+static uint64_t full_cells(const shmcow_table *table)
+{
+    uint64_t full = 0;
+    for (uint64_t k = 0; k < table->header.cell_count; k++)
+        full += *shmcow_cell_at(table, k) != 0;
+    return full;
+}
+
+PyDoc_STRVAR(prove_doc, "_prove() -> None or (row, key, exception)\n\nLook at every row, and decode each different value once.");
 static PyObject *table_prove(core_table *self, PyObject *ignored)
 {
     (void)ignored;
     uint64_t at = 0, count = 0, steps = 0;
-    uint32_t length;
-    if (prove_records(self) < 0)
-        return NULL;
-    for (; at < self->values.blob.bytes; count++, at += (4 + (uint64_t)length + 3) & ~UINT64_C(3)) {
-        PyObject *value = core_values_decode(&self->values, (uint32_t)(at / 4), &length);
-        if (value == NULL) {
-            bool known = PyErr_ExceptionMatches(PyExc_Exception) && !PyErr_ExceptionMatches(PyExc_MemoryError);
-            return known ? culprit(self, (uint32_t)(at / 4)) : NULL;
-        }
-        Py_DECREF(value);
+    shmcow_row row;
+    for (uint64_t number = 0; number < self->table.header.rows; number++) {
+        shmcow_table_fetch_row(&self->table, number + AHEAD);
+        if (!shmcow_table_row(&self->table, number, &row))
+            return core_table_corrupt("a row has no cell");
+        int r = prove_value(self, &row, &at);
+        if (r < 0)
+            return culprit(self, number + 1, &row.key);
+        count += (uint64_t)r;
         if (breathe(&steps) < 0)
             return NULL;
     }
     if (at != self->values.blob.bytes || count != self->table.header.value_count)
         return core_table_corrupt("its values are not as many as it says");
+    if (full_cells(&self->table) != self->table.header.rows)
+        return core_table_corrupt("it has another number of full cells than of rows");
     Py_RETURN_NONE;
 }
 

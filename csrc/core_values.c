@@ -6,7 +6,7 @@
  */
 #include "core_values.h"
 
-static_assert(CORE_CACHE_SETS == 1u << 10, "core_values_get takes the upper 10 of 32 bits");
+static_assert(CORE_CACHE_SETS == 1u << 10 && CORE_CACHE_SEEN == 1u << 12, "the upper 10 and 12 of 32 bits are taken");
 
 static uint64_t big_endian(const uint8_t *p, unsigned int bytes)
 {
@@ -69,7 +69,8 @@ static PyObject *decode_scalar(const uint8_t *p, uint64_t length, unsigned int a
     return NULL;
 }
 
-static PyObject *decode(const core_values *values, const uint8_t *at, uint32_t length)
+/* A value, not from the cache and not into it. */
+PyObject *core_values_decode_at(const core_values *values, const uint8_t *at, uint32_t length)
 {
     PyObject *value = decode_scalar(at, length, values->scalars);
     if (value != NULL)
@@ -89,30 +90,34 @@ static PyObject *decode(const core_values *values, const uint8_t *at, uint32_t l
 
 static void drop_cache(core_values *values)
 {
-    core_cache_set *cache = values->cache;
+    core_cache *cache = values->cache;
     values->cache = NULL; /* first: a finalizer may look something up */
     values->cached_bytes = 0;
     for (unsigned int k = 0; cache != NULL && k < CORE_CACHE_SETS; k++)
         for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
-            Py_XDECREF(cache[k].value[way]);
+            Py_XDECREF(cache->sets[k].value[way]);
     PyMem_Free(cache);
 }
 
-static void remember(core_values *values, uint32_t reference, uint32_t length, PyObject *value)
+static bool have_cache(core_values *values)
+{
+    if (values->cache == NULL)
+        values->cache = PyMem_Calloc(1, sizeof *values->cache);
+    return values->cache != NULL; /* without one: slower, and right */
+}
+
+static void remember(core_values *values, uint64_t name, uint32_t length, PyObject *value)
 {
     if (values->cached_bytes + length > CORE_CACHE_BYTES)
         drop_cache(values);
+    if (!have_cache(values))
+        return;
     values->cached_bytes += length;
-    if (values->cache == NULL) {
-        values->cache = PyMem_Calloc(CORE_CACHE_SETS, sizeof *values->cache);
-        if (values->cache == NULL)
-            return; /* slower, and right */
-    }
-    core_cache_set *set = &values->cache[(reference * UINT32_C(0x9E3779B1)) >> 22];
+    core_cache_set *set = &values->cache->sets[core_values_mixed(name) >> 22];
     PyObject *oldest = set->value[CORE_CACHE_WAYS - 1];
-    memmove(&set->reference[1], &set->reference[0], (CORE_CACHE_WAYS - 1) * sizeof set->reference[0]);
+    memmove(&set->name[1], &set->name[0], (CORE_CACHE_WAYS - 1) * sizeof set->name[0]);
     memmove(&set->value[1], &set->value[0], (CORE_CACHE_WAYS - 1) * sizeof set->value[0]);
-    set->reference[0] = (uint64_t)reference + 1;
+    set->name[0] = name + 1;
     set->value[0] = Py_NewRef(value);
     Py_XDECREF(oldest); /* last: a finalizer may look something up */
 }
@@ -133,7 +138,7 @@ PyObject *core_table_corrupt(const char *what)
 PyObject *core_values_decode(const core_values *values, uint32_t reference, uint32_t *length)
 {
     const uint8_t *at = shmcow_value_at(&values->blob, reference, length);
-    return at != NULL ? decode(values, at, *length) : core_table_corrupt("a value's reference leads out of it");
+    return at != NULL ? core_values_decode_at(values, at, *length) : core_table_corrupt("a value's reference leads out of it");
 }
 
 PyObject *core_values_load(core_values *values, uint32_t reference)
@@ -145,12 +150,40 @@ PyObject *core_values_load(core_values *values, uint32_t reference)
     return value;
 }
 
+/* Whether a value was asked for lately; 1 in 256 is mistaken for another one. It is noted. */
+static bool seen_lately(core_values *values, uint64_t name)
+{
+    uint32_t mixed = core_values_mixed(name);
+    uint8_t *seen = &values->cache->seen[mixed >> 20], part = (uint8_t)(mixed >> 12);
+    bool known = *seen == part;
+    *seen = part;
+    return known;
+}
+
+/* A value that only one row has, and that stands beside its key; cached under a name that is no reference. A scalar costs
+   less to decode than to keep, so only one that was asked for lately is looked for in the cache, and kept there: else who
+   asks for each row once would wait for the cache as well. */
+PyObject *core_values_get_along(core_values *values, uint64_t name, const uint8_t *at, uint32_t length)
+{
+    PyObject *value = NULL;
+    if (have_cache(values) && !seen_lately(values, name) && (value = decode_scalar(at, length, values->scalars)) != NULL)
+        return value;
+    PyErr_Clear(); /* whatever it was is said again */
+    value = core_values_cached(values, name);
+    if (value == NULL) {
+        value = core_values_decode_at(values, at, length);
+        if (value != NULL)
+            remember(values, name, length, value);
+    }
+    return value;
+}
+
 int core_values_traverse(core_values *values, visitproc visit, void *arg)
 {
     Py_VISIT(values->decode);
     for (unsigned int k = 0; values->cache != NULL && k < CORE_CACHE_SETS; k++)
         for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
-            Py_VISIT(values->cache[k].value[way]);
+            Py_VISIT(values->cache->sets[k].value[way]);
     return 0;
 }
 

@@ -25,6 +25,11 @@ static inline const uint8_t *shmcow_node_at(const shmcow_tree *tree, uint32_t le
     return tree->level[level] + (uint64_t)node * SHMCOW_NODE_BYTES;
 }
 
+static inline const uint8_t *shmcow_leaf_at(const shmcow_family *family, uint32_t leaf)
+{
+    return family->leaves + (uint64_t)leaf * SHMCOW_LEAF_BYTES;
+}
+
 /* A word of a level; of IPv6, an upper half. */
 static inline uint32_t shmcow_word4(const shmcow_tree *tree, uint32_t level, uint32_t k)
 {
@@ -44,19 +49,34 @@ static inline uint32_t shmcow_step(const shmcow_tree *tree, uint32_t level, uint
     return shmcow_least(first + above - 1, tree->count[level] - 1);
 }
 
-static inline uint32_t shmcow_leaf_of4(const shmcow_tree *tree, uint32_t number)
+/* Have one of the leaves fetched that the last node leads to, before it is known which: they lie side by side, so that where
+   their page is is looked up while the node is waited for. */
+__attribute__((always_inline)) static inline void shmcow_fetch_near(const shmcow_family *family, uint32_t level,
+                                                                    uint32_t first, uint32_t fanout)
 {
+    if (level == 0)
+        __builtin_prefetch(shmcow_leaf_at(family, shmcow_least(first + fanout / 2 - 1, family->tree.count[0] - 1)));
+}
+
+static inline uint32_t shmcow_leaf_of4(const shmcow_family *four, uint32_t number)
+{
+    const shmcow_tree *tree = &four->tree;
     uint32_t leaf = 0;
-    for (uint32_t level = tree->levels; level-- > 0;)
+    for (uint32_t level = tree->levels; level-- > 0;) {
+        shmcow_fetch_near(four, level, leaf * 32, 32);
         leaf = shmcow_step(tree, level, leaf * 32, shmcow_above4(shmcow_node_at(tree, level, leaf), number));
+    }
     return leaf;
 }
 
-static inline uint32_t shmcow_leaf_of6(const shmcow_tree *tree, uint64_t head)
+static inline uint32_t shmcow_leaf_of6(const shmcow_family *six, uint64_t head)
 {
+    const shmcow_tree *tree = &six->tree;
     uint32_t leaf = 0;
-    for (uint32_t level = tree->levels; level-- > 0;)
+    for (uint32_t level = tree->levels; level-- > 0;) {
+        shmcow_fetch_near(six, level, leaf * 16, 16);
         leaf = shmcow_step(tree, level, leaf * 16, shmcow_above6(shmcow_node_at(tree, level, leaf), head));
+    }
     return leaf;
 }
 
@@ -74,8 +94,8 @@ static inline bool shmcow_iptable_empty(const shmcow_iptable *t, bool wide)
    same upper half. */
 static inline uint32_t shmcow_iptable_leaf(const shmcow_iptable *t, const shmcow_address *address)
 {
-    return address->wide ? shmcow_leaf_of6(&t->six.tree, (uint64_t)(address->number >> 64))
-                         : shmcow_leaf_of4(&t->four.tree, (uint32_t)address->number);
+    return address->wide ? shmcow_leaf_of6(&t->six, (uint64_t)(address->number >> 64))
+                         : shmcow_leaf_of4(&t->four, (uint32_t)address->number);
 }
 
 /* ---- the leaf ---- */
@@ -85,15 +105,11 @@ typedef struct {
     uint32_t leaf, slot;
 } shmcow_place;
 
-static inline const uint8_t *shmcow_leaf_at(const shmcow_family *family, uint32_t leaf)
-{
-    return family->leaves + (uint64_t)leaf * SHMCOW_LEAF_BYTES;
-}
-
 /* Have a leaf fetched that is about to be looked into, and the one beside it: while one is waited for, two cost little more,
    and then half of the leaves are there when they are first asked for. (Four cost more than they save, and so do two where
-   many lookups wait together.) */
-static inline void shmcow_iptable_fetch(const shmcow_iptable *t, bool wide, uint32_t leaf)
+   many lookups wait together. gcc takes a function that only prefetches for one that does nothing, and leaves calls of it out:
+   hence always_inline.) */
+__attribute__((always_inline)) static inline void shmcow_iptable_fetch(const shmcow_iptable *t, bool wide, uint32_t leaf)
 {
     const shmcow_family *family = shmcow_family_of(t, wide);
     __builtin_prefetch(shmcow_leaf_at(family, leaf));

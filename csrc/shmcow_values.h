@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SHMCOW_VALUES_MAX (UINT64_C(4) << 32) /* bytes of values that 32-bit references reach */
+#define SHMCOW_VALUES_MAX (UINT64_C(4) << 31) /* bytes of values that 31-bit references reach */
 
 /* ---- hashing ---- */
 
@@ -72,6 +72,12 @@ typedef struct {
     const uint8_t *at;
     uint64_t bytes;
 } shmcow_values;
+
+/* What a value takes. */
+static inline uint64_t shmcow_padded_value(uint32_t length)
+{
+    return (4 + (uint64_t)length + 3) & ~UINT64_C(3);
+}
 
 /* The bytes of a value, or NULL if the reference leads nowhere. */
 static inline const uint8_t *shmcow_value_at(const shmcow_values *values, uint32_t reference, uint32_t *length)
@@ -143,7 +149,7 @@ static inline int shmcow_values_grow(shmcow_values_builder *builder)
         while (slots[slot] != 0)
             slot = (slot + 1) & (slot_count - 1);
         slots[slot] = (uint32_t)(at / 4) + 1;
-        at += (4 + (uint64_t)length + 3) & ~UINT64_C(3);
+        at += shmcow_padded_value(length);
     }
     free(builder->slots);
     builder->slots = slots;
@@ -162,7 +168,7 @@ static inline int shmcow_values_add(shmcow_values_builder *builder, const void *
         if (shmcow_values_equal(builder, *reference, data, length))
             return 0;
     }
-    uint64_t padded = (4 + (uint64_t)length + 3) & ~UINT64_C(3);
+    uint64_t padded = shmcow_padded_value(length);
     if (builder->pile.used + padded > SHMCOW_VALUES_MAX - 4)
         return -EFBIG;
     uint8_t *at = shmcow_pile_reserve(&builder->pile, padded);

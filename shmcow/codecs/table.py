@@ -49,8 +49,8 @@ class TableView(_core.Table, Mapping[K, V]):
     the key 1. It is unhashable.
 
     A value is decoded when it is asked for, and frozen, unless the Reader has ``freeze=False``. A few thousand decoded
-    values are kept for each view, so what is used often is the same object each time; the memory that a process needs
-    for itself stays small, however much it looks up.
+    values are kept for each view, so what is used often is the same object each time (a scalar that only one row has:
+    from the second time on); the memory that a process needs for itself stays small, however much it looks up.
 
     The view keeps its version held, and its memory mapped: whoever took it has one consistent version as long as it
     lives. It is not pickled: send its Snapshot. ``copy.deepcopy`` and ``to_dict`` give dicts, with all rows in the
@@ -129,7 +129,8 @@ class Table(Codec[Mapping[K, V]], Generic[K, V]):
     """Publish a mapping that readers look up in shared memory, without decoding it: reference data of any size.
 
     A reader gets a TableView. A lookup costs about what it costs in a dict, and all processes share one copy. Equal
-    values are stored once. Beside its key and value a row takes 20 to 27 bytes.
+    values are stored once. Beside its key and value a row takes 17 to 35 bytes. A lookup is fastest, and waits for
+    memory once, where keys are of like length and short; a value of its own that is short lies beside its key.
 
     What is published is a mapping, or an iterable of pairs ``(key, value)``, such as a generator: it is encoded row by
     row, so that the rows need not be in memory as Python objects at the same time. The order is kept. Each different

@@ -6,6 +6,7 @@ import copy
 import decimal
 import gc
 import pickle
+import random
 import tracemalloc
 import weakref
 from collections.abc import Iterator, Mapping
@@ -359,6 +360,22 @@ def test_equal_values_are_stored_once() -> None:
     assert [(type(v), v) for v in found] == [(int, 1), (float, 1.0), (bool, True)]
 
 
+@pytest.mark.parametrize("spread", [1, 30, 400], ids=["all alike", "mixed", "most too long for a cell"])
+def test_rows_of_any_length_are_found(spread: int) -> None:
+    """In cells, as records, with a value of their own or one that they share; and no key that is not there."""
+    rng = random.Random(spread)
+    rows: dict[str, Any] = {}
+    for k in range(3000):
+        key = f"{k:04}" + "é" * rng.randrange(spread)
+        rows[key] = rng.choice([k % 7, f"own {k}", f"own {k}" + "x" * rng.randrange(2 * spread), None, "shared" * 60])
+    view = view_of(Table(key=str), rows)
+    assert list(view.items()) == list(rows.items())
+    assert all(view[key] == value for key, value in rows.items())
+    assert view.get_many(list(rows)) == list(rows.values())
+    assert not any(key + "é" in view or key[:-1] in view for key in rows)
+    assert Table(key=str).prove(view) is None
+
+
 # ---- memory ----
 
 
@@ -389,11 +406,27 @@ def test_decoded_values_are_kept_within_bounds(value: str) -> None:
     tracemalloc.start()
     try:
         for k in range(n):
-            view[k]
+            assert view[k] == view[k]  # only what is asked for again is kept
         kept = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
     assert 100_000 < kept < (2_000_000 if n > 1000 else 20_000_000)
+
+
+def test_values_that_are_asked_for_once_are_not_kept() -> None:
+    """Else who reads everything once would have the cache full of what nobody asks for again."""
+    n = 20_000
+    view = view_of(Table(key=int, value=str), ((k, f"value {k} " * 10) for k in range(n)))
+    tracemalloc.start()
+    try:
+        for k in range(n):
+            view[k]
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept < 200_000
+    found = view[7], view[7], view[7]
+    assert found[1] is found[2]
 
 
 def test_cycles_through_a_view_are_collected() -> None:

@@ -17,21 +17,34 @@ from shmcow import CorruptSegmentError, DecodeError, Reader, StoredPart, Table, 
 
 HEADER = 128
 FIELDS = {
-    "rows": 16,
-    "seed": 24,
-    "slot_count": 32,
-    "probe_max": 40,
-    "records_bytes": 48,
-    "values_bytes": 56,
-    "value_count": 64,
-    "length_count": 72,
+    "rows": "16Q",
+    "seed": "24Q",
+    "homes": "32Q",
+    "cell_count": "40Q",
+    "records_bytes": "48Q",
+    "values_bytes": "56Q",
+    "value_count": "64Q",
+    "length_count": "72Q",
+    "cell_bytes": "96I",
+    "distance_max": "100I",
 }
 SMALL: list[tuple[Table[Any, Any], dict[Any, Any]]] = [
     (Table(key=str), {"": 1, "ab": "zwei", "abc": [3]}),
     (Table(key=bytes), {b"a": None, b"longer than eight": 2.5}),
     (Table(key=int), {1: "one", 2**64 - 1: True, -5: "one"}),
+    (Table(key=str), {**{str(k): k % 2 for k in range(9)}, "long " * 60: "x" * 300, "long" * 60: "once"}),
 ]
-KINDS = ["str", "bytes", "int"]
+KINDS = ["str", "bytes", "int", "records"]
+
+
+def field(data: bytearray, name: str) -> int:
+    """Return a number of a header."""
+    number: int = struct.unpack_from("=" + FIELDS[name][-1], data, int(FIELDS[name][:-1]))[0]
+    return number
+
+
+def put(data: bytearray, name: str, number: int) -> None:
+    struct.pack_into("=" + FIELDS[name][-1], data, int(FIELDS[name][:-1]), number)
 
 
 def made(codec: Table[Any, Any], rows: Any) -> bytearray:
@@ -120,34 +133,19 @@ def test_any_changed_byte_is_survived(codec: Table[Any, Any], rows: dict[Any, An
     assert refused > len(data) // 4
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_forged_counts_are_survived(field: str) -> None:
+@pytest.mark.parametrize("name", FIELDS)
+def test_forged_counts_are_survived(name: str) -> None:
     """Each number of the header at its limits, with a checksum that fits."""
     codec, rows = SMALL[0]
     data = made(codec, rows)
-    (now,) = struct.unpack_from("=Q", data, FIELDS[field])
-    numbers = [
-        0,
-        1,
-        now - 1,
-        now + 1,
-        now + 4,
-        now + 8,
-        now * 2,
-        len(data),
-        2**31,
-        2**32,
-        2**40,
-        2**61,
-        2**63,
-        2**64 - 8,
-    ]
-    for number in [*numbers, 2**64 - 1]:
+    now, bits = field(data, name), 32 if FIELDS[name].endswith("I") else 64
+    numbers = [0, 1, now - 1, now + 1, now + 4, now + 8, now * 2, len(data)]
+    numbers += [2**31, 2**32, 2**40, 2**61, 2**63, 2**64 - 8, 2**64 - 1]
+    for number in {number % 2**bits for number in numbers}:
         changed = data.copy()
-        struct.pack_into("=Q", changed, FIELDS[field], number % 2**64)
-        changed = sealed(changed)
-        refused = use(codec, changed, list(rows))
-        if field not in ("seed", "probe_max", "value_count") and number != now:
+        put(changed, name, number)
+        refused = use(codec, sealed(changed), list(rows))
+        if name not in ("seed", "homes", "distance_max", "value_count") and number != now:
             assert refused, number
 
 
@@ -163,27 +161,47 @@ def test_random_bytes_are_survived() -> None:
             use(codec, changed, list(rows))
 
 
-def test_full_slots_without_a_match_end() -> None:
-    """A lookup looks at no more slots than there are, when none is empty."""
+def test_full_cells_without_a_match_end() -> None:
+    """A lookup looks at no more cells than there are, when none is empty and each seems to be at home."""
     codec, rows = SMALL[0]
     data = made(codec, rows)
-    records, values, slots = (
-        struct.unpack_from("=Q", data, FIELDS[f])[0] for f in ("records_bytes", "values_bytes", "slot_count")
-    )
-    at = HEADER + records + (values + 7) // 8 * 8
-    for slot in range(slots):
-        struct.pack_into("=Q", data, at + 8 * slot, 0xABCDEF << 40 | 1)
-    struct.pack_into("=Q", data, FIELDS["probe_max"], slots)
+    cells, size = field(data, "cell_count"), field(data, "cell_bytes")
+    for cell in range(cells):
+        data[HEADER + size * cell] = 1 + cell
+    put(data, "homes", 1)
+    put(data, "distance_max", cells - 1)
     view = opened(codec, sealed(data))
     assert view.get("zoo") is None
-    assert view.longest_prefix("zoo") is None
+    assert view.longest_prefix("zoo") == ("", 1)
+
+
+def test_a_distance_that_no_cell_may_have_is_refused() -> None:
+    """A lookup that comes upon it does not say that the key is not there."""
+    codec, rows = SMALL[0]
+    data = made(codec, rows)
+    cells, size = field(data, "cell_count"), field(data, "cell_bytes")
+    for cell in range(cells):
+        data[HEADER + size * cell] = field(data, "distance_max") + 2
+    with pytest.raises(CorruptSegmentError, match="publish again"):
+        opened(codec, data).get("ab")
+
+
+@pytest.mark.parametrize("number", [1, 3, 2**32 - 1])
+def test_another_format_is_refused(number: int) -> None:
+    """What an older or a newer version wrote says so."""
+    codec, rows = SMALL[0]
+    data = made(codec, rows)
+    assert struct.unpack_from("=I", data, 8) == (2,)
+    struct.pack_into("=I", data, 8, number)
+    with pytest.raises(CorruptSegmentError, match="another format"):
+        opened(codec, sealed(data))
 
 
 def test_a_key_that_is_no_text_is_refused() -> None:
     """Bytes that UTF-8 does not have, in a table of texts."""
     codec = Table(key=str)
     data = made(codec, {"ab": 1})
-    data[HEADER + 8] = 0xFF
+    data[data.index(b"ab", HEADER)] = 0xFF
     with pytest.raises(CorruptSegmentError, match="a key is no text"):
         list(opened(codec, data))
 
@@ -194,7 +212,7 @@ def test_keys_cannot_be_made_to_collide() -> None:
     for odd in (odd1, odd2, odd1 ^ odd2):
         keys = [struct.pack("=QQ", k, odd) for k in range(20_000)] + [struct.pack("=QQ", odd, k) for k in range(20_000)]
         data = made(Table(key=bytes), dict.fromkeys(keys, 1))
-        assert struct.unpack_from("=Q", data, FIELDS["probe_max"])[0] < 400
+        assert field(data, "distance_max") < 200
 
 
 def test_a_table_that_is_overwritten_while_it_is_read(name: str) -> None:

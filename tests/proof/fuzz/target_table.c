@@ -10,8 +10,10 @@ static unsigned int sum; /* what is found is read: the sanitizers see whether it
 static const uint16_t fields[] = {
     FIELD4(SAID + offsetof(shmcow_table_header, key_kind)),
     FIELD8(SAID + offsetof(shmcow_table_header, rows)),
-    FIELD8(SAID + offsetof(shmcow_table_header, slot_count)),
-    FIELD8(SAID + offsetof(shmcow_table_header, probe_max)),
+    FIELD8(SAID + offsetof(shmcow_table_header, homes)),
+    FIELD8(SAID + offsetof(shmcow_table_header, cell_count)),
+    FIELD4(SAID + offsetof(shmcow_table_header, cell_bytes)),
+    FIELD4(SAID + offsetof(shmcow_table_header, distance_max)),
     FIELD8(SAID + offsetof(shmcow_table_header, records_bytes)),
     FIELD8(SAID + offsetof(shmcow_table_header, values_bytes)),
     FIELD8(SAID + offsetof(shmcow_table_header, value_count)),
@@ -27,54 +29,77 @@ static void read_all(const uint8_t *at, uint64_t bytes)
         sum += at[k];
 }
 
-static void read_value(const shmcow_table *table, uint32_t reference)
+static void read_row(const shmcow_table *table, const shmcow_row *row)
 {
     uint32_t length;
-    const uint8_t *at = shmcow_value_at(&table->values, reference, &length);
-    if (at != NULL) {
-        REQUIRE(length <= (uint64_t)(table->values.at + table->values.bytes - at));
+    read_all(row->key.at, row->key.size);
+    const uint8_t *at = shmcow_table_value(table, row, &length);
+    if (at != NULL)
         read_all(at, length);
-    }
 }
 
-static int look_up(const shmcow_table *table, const shmcow_key *key, uint32_t *value)
+static int look_up(const shmcow_table *table, const shmcow_key *key, shmcow_row *row)
 {
     uint64_t hash = shmcow_key_hash(table, key);
-    shmcow_table_fetch_slot(table, hash);
-    shmcow_table_fetch_record(table, hash);
-    int r = shmcow_table_find(table, key, hash, value);
+    shmcow_table_fetch(table, hash);
+    int r = shmcow_table_find(table, key, hash, row);
     REQUIRE(r >= -1 && r <= 1);
     if (r == 1)
-        read_value(table, *value);
+        read_row(table, row);
     return r;
+}
+
+static bool same_value(const shmcow_table *table, const shmcow_row *a, const shmcow_row *b)
+{
+    uint32_t one, other;
+    const uint8_t *x = shmcow_table_value(table, a, &one), *y = shmcow_table_value(table, b, &other);
+    return x != NULL && x == y && one == other;
+}
+
+/* Rows in their order, in cells, and those that are records. -> rows that were found again under their keys */
+static uint64_t use_rows(const shmcow_table *table)
+{
+    shmcow_row row, again;
+    uint64_t found = 0, next;
+    for (uint64_t k = 0; k < table->header.rows; k++) {
+        shmcow_table_fetch_row(table, k);
+        if (shmcow_table_row(table, k, &row)) {
+            read_row(table, &row);
+            found += look_up(table, &row.key, &again) == 1 && again.key.at == row.key.at && same_value(table, &row, &again);
+        }
+    }
+    REQUIRE(!shmcow_table_row(table, table->header.rows, &row));
+    for (uint64_t k = 0; k < table->header.cell_count; k++)
+        if (shmcow_table_cell(table, shmcow_cell_at(table, k), &row))
+            read_row(table, &row);
+    for (uint64_t at = 0; shmcow_table_record(table, at, &row, &next); at = next) {
+        REQUIRE(next > at && next <= table->header.records_bytes);
+        read_row(table, &row);
+    }
+    return found;
 }
 
 /* All that readers do, whatever the bytes. -> rows that were found again under their keys */
 static uint64_t use(const shmcow_table *table, const uint8_t *text, uint64_t bytes)
 {
-    shmcow_record record;
-    uint32_t size, value;
-    uint64_t found = 0;
-    REQUIRE(table->header.crc == plain_crc(&table->header, 124));
-    read_all(table->records, table->header.records_bytes);
+    const shmcow_table_header *h = &table->header;
+    shmcow_row row;
+    REQUIRE(h->crc == plain_crc(h, 124));
+    read_all(table->cells, h->cell_count * h->cell_bytes);
+    read_all(table->records, h->records_bytes);
+    read_all(table->order, h->rows * 4);
     read_all(table->values.at, table->values.bytes);
-    read_all(table->slots, table->header.slot_count * 8);
-    read_all(table->lengths, table->header.length_count * 4);
-    for (uint64_t at = 0; shmcow_table_record(table, at, &record); at = record.next) {
-        REQUIRE(record.next > at && record.next <= table->header.records_bytes);
-        read_all(record.key.at, record.key.size);
-        read_value(table, record.value);
-        found += look_up(table, &record.key, &value) == 1 && value == record.value;
-    }
+    read_all(table->lengths, h->length_count * 4);
+    uint64_t found = use_rows(table);
     for (uint32_t k = 0; k <= bytes; k++) {
-        shmcow_key key = {text, table->header.key_kind == SHMCOW_KEY_INT ? 8 : k, table->header.key_kind == SHMCOW_KEY_INT ? k % 2 : k};
+        shmcow_key key = {text, h->key_kind == SHMCOW_KEY_INT ? 8 : k, h->key_kind == SHMCOW_KEY_INT ? k % 2 : k};
         if (key.size <= bytes)
-            look_up(table, &key, &value);
+            look_up(table, &key, &row);
     }
-    int r = shmcow_table_longest(table, text, bytes, &size, &value);
-    REQUIRE(r != 1 || size <= bytes);
+    int r = shmcow_table_longest(table, text, bytes, &row);
+    REQUIRE(r != 1 || row.key.size <= bytes);
     if (r == 1)
-        read_value(table, value);
+        read_row(table, &row);
     return found;
 }
 
@@ -98,12 +123,12 @@ static uint64_t build(shmcow_table_builder *builder, uint32_t kind, const uint8_
         uint64_t hash = shmcow_hash(key.at, key.size, builder->seed);
         int r = shmcow_table_reserve(builder, &key, hash, &slot);
         shmcow_table table = shmcow_table_records(builder);
-        shmcow_record record;
-        uint64_t row = 0, same = 0;
-        for (uint64_t at = 0; shmcow_table_record(&table, at, &record); at = record.next) {
-            row++;
-            if (record.key.word == key.word && memcmp(record.key.at, key.at, key.size) == 0)
-                same = row;
+        shmcow_row row;
+        uint64_t number = 0, same = 0;
+        for (uint64_t at = 0, next; shmcow_table_record(&table, at, &row, &next); at = next) {
+            number++;
+            if (row.key.word == key.word && memcmp(row.key.at, key.at, key.size) == 0)
+                same = number;
         }
         REQUIRE(r == (same == 0));
         REQUIRE(r == 1 || slot == same);
@@ -159,22 +184,33 @@ static size_t fuzz_repair(uint8_t *data, size_t size, size_t room, uint32_t rand
     if (random % 16 < 12) { /* sizes that add up; the rest goes to the key lengths */
         uint64_t left = (size - SAID - sizeof h) & ~UINT64_C(3);
         h.key_kind = h.key_kind % 4 != 0 ? h.key_kind % 4 : 1;
+        h.cell_bytes = h.cell_bytes % 64 < 8 ? 8 : h.cell_bytes % 64 & ~3u;
+        bool crowded = random % 16 == 3; /* nothing but cells, none of which ends a lookup */
+        if (crowded || h.cell_count == 0 || h.cell_count > left / h.cell_bytes)
+            h.cell_count = left / h.cell_bytes / (crowded ? 1 : 2) + !crowded;
+        for (uint64_t k = 0; crowded && k < h.cell_count; k++)
+            data[SAID + sizeof h + k * h.cell_bytes] = (uint8_t)(k + 2 < h.cell_count ? k + 2 : h.cell_count);
+        size_t cells = shmcow_pad8(h.cell_count * h.cell_bytes);
+        left -= cells <= left ? cells : left; /* if they do not fit, it is refused */
         h.records_bytes = h.records_bytes <= left ? h.records_bytes & ~UINT64_C(7) : left / 2 & ~UINT64_C(7);
         left -= h.records_bytes;
-        h.values_bytes = shmcow_pad8(h.values_bytes) <= left ? h.values_bytes & ~UINT64_C(3) : 0;
+        h.rows = h.rows <= h.cell_count ? h.rows : h.cell_count;
+        h.rows = shmcow_pad8(h.rows * 4) <= left ? h.rows : 0;
+        left -= shmcow_pad8(h.rows * 4);
+        h.values_bytes = h.values_bytes <= left && shmcow_pad8(h.values_bytes) <= left ? h.values_bytes & ~UINT64_C(3) : 0;
         left -= shmcow_pad8(h.values_bytes);
-        h.slot_count = h.slot_count <= left / 8 ? h.slot_count : left / 8;
-        left -= h.slot_count * 8;
         h.length_count = left / 4;
-        size = SAID + sizeof h + h.records_bytes + shmcow_pad8(h.values_bytes) + h.slot_count * 8 + left;
-        h.rows = h.rows <= h.slot_count ? h.rows : h.slot_count;
-        h.probe_max = h.probe_max <= h.slot_count ? h.probe_max : h.slot_count;
+        size_t end = SAID + sizeof h + cells + h.records_bytes + shmcow_pad8(h.rows * 4) + shmcow_pad8(h.values_bytes) +
+                     h.length_count * 4;
+        size = end < size ? end : size;
+        h.homes = h.homes > 0 && h.homes <= h.cell_count ? h.homes : h.cell_count;
+        h.distance_max = !crowded && h.distance_max < h.cell_count ? h.distance_max : (uint32_t)h.cell_count - 1;
     }
     memcpy(data + SAID, &h, sizeof h);
     if (random % 4 == 1) /* and now and then one of them is not what it should be, by much or by little */
         fuzz_poke(data, size, fields, sizeof fields / sizeof *fields, random / 8);
     else if (random % 4 == 2)
-        data[SAID + (fields[random / 8 % 8] & 0x7FFF)] += random & 64 ? 4 : 1;
+        data[SAID + (fields[random / 8 % 10] & 0x7FFF)] += random & 64 ? 4 : 1;
     memcpy(&h, data + SAID, sizeof h);
     h.crc = plain_crc(&h, offsetof(shmcow_table_header, crc));
     memcpy(data + SAID, &h, sizeof h);
