@@ -27,6 +27,7 @@ from typing import Any
 
 Case = Callable[[], float]
 
+PACKAGES = ("shmcow", "msgspec", "posix_ipc")
 UNROLLED = 10  # calls in one turn of the loop, so that the loop itself weighs little
 
 
@@ -66,15 +67,30 @@ class Ratio:
     middle: Middle
     must: float | None = None
     aim: float | None = None
+    at_least: bool = False  # the bounds are lower ones: how many times something else costs
 
     @property
     def verdict(self) -> str:
         """Say which of the two bounds is kept."""
-        if self.must is None:
-            return ""
-        if self.aim is not None and self.middle.median <= self.aim:
+        if self.aim is not None and self._keeps(self.aim):
             return "aim met"
-        return "must met" if self.middle.median <= self.must else "MISSED"
+        if self.must is None:
+            return "" if self.aim is None else "MISSED"
+        return "must met" if self._keeps(self.must) else "MISSED"
+
+    def _keeps(self, bound: float) -> bool:
+        return self.middle.median >= bound if self.at_least else self.middle.median <= bound
+
+
+@dataclasses.dataclass
+class Grid:
+    """A table of cases, for people and for plots: each row names the case of each column, None where there is none."""
+
+    columns: list[str]
+    rows: dict[str, list[str | None]] = dataclasses.field(default_factory=dict)
+    x: list[float] | None = None  # what the columns stand for on an axis
+    unit: str = "ns"  # of the figures: ns, or what `amounts` are in
+    missing: str = ""  # what a cell without a case says
 
 
 @dataclasses.dataclass
@@ -86,6 +102,29 @@ class Result:
     rounds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     ratios: list[Ratio] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    amounts: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # figures that are no times
+    grids: dict[str, Grid] = dataclasses.field(default_factory=dict)  # by title
+
+    def put(self, title: str, row: str, column: str, figures: Sequence[float], *, unit: str = "ns") -> None:
+        """Add figures, as a case of their own, to the table of that title."""
+        grid = self.grids.setdefault(title, Grid([], unit=unit))
+        case = f"{title}: {row}, {column}"
+        (self.rounds if unit == "ns" else self.amounts)[case] = list(figures)
+        if column not in grid.columns:
+            grid.columns.append(column)
+        at = grid.columns.index(column)
+        cells = grid.rows.setdefault(row, [])
+        cells += [None] * (at + 1 - len(cells))
+        cells[at] = case
+
+    def lack(self, title: str, row: str, word: str) -> None:
+        """Add a row that has no figures; its cells say that word."""
+        self.grids.setdefault(title, Grid([])).rows.setdefault(row, [])
+        self.grids[title].missing = word
+
+    def add(self, name: str, figures: Sequence[float], *, aim: float | None = None, at_least: bool = False) -> None:
+        """Add a ratio that was computed round by round."""
+        self.ratios.append(Ratio(name, Middle.of(figures), None, aim, at_least))
 
     def compare(
         self,
@@ -96,27 +135,53 @@ class Result:
         minus: str | None = None,
         must: float | None = None,
         aim: float | None = None,
+        at_least: bool = False,
     ) -> None:
         """Add a ratio: ``case`` to ``floor``, round by round, after taking the case ``minus`` off both."""
         off = self.rounds[minus] if minus else [0.0] * len(self.rounds[case])
         pairs = zip(self.rounds[case], self.rounds[floor], off, strict=True)
-        self.ratios.append(Ratio(name, Middle.of([(a - c) / (b - c) for a, b, c in pairs]), must, aim))
+        middle = Middle.of([(a - c) / (b - c) for a, b, c in pairs])
+        self.ratios.append(Ratio(name, middle, must, aim, at_least))
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, all rounds included."""
         return {
             "title": self.title,
+            "measured": now(),
+            "load": load(),
             "warm_up": self.warm_up,
             "notes": self.notes,
             "ratios": [
-                {"name": r.name, **dataclasses.asdict(r.middle), "must": r.must, "aim": r.aim, "verdict": r.verdict}
+                {
+                    "name": r.name,
+                    **_rounded(r.middle),
+                    "must": r.must,
+                    "aim": r.aim,
+                    "at_least": r.at_least,
+                    "verdict": r.verdict,
+                }
                 for r in self.ratios
             ],
-            "times_ns": {
-                name: {**dataclasses.asdict(Middle.of(figures)), "rounds": figures}
-                for name, figures in self.rounds.items()
-            },
+            "times_ns": _summaries(self.rounds),
+            "amounts": _summaries(self.amounts),
+            "grids": {title: dataclasses.asdict(grid) for title, grid in self.grids.items()},
         }
+
+
+def _summaries(rounds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    return {
+        name: {**_rounded(Middle.of(figures)), "rounds": [_digits(f) for f in figures]}
+        for name, figures in rounds.items()
+    }
+
+
+def _rounded(middle: Middle) -> dict[str, float]:
+    return {name: _digits(figure) for name, figure in dataclasses.asdict(middle).items()}
+
+
+def _digits(figure: float) -> float:
+    """Round to six digits: reports are kept."""
+    return float(f"{figure:.6g}")
 
 
 # ---- cases ----
@@ -201,7 +266,7 @@ def describe_machine() -> dict[str, Any]:
 def describe_versions() -> dict[str, str]:
     """Say which software was measured."""
     found = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
-    for package in ("shmcow", "msgspec", "posix_ipc"):
+    for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -214,11 +279,21 @@ def describe_run(plan: Plan) -> dict[str, Any]:
     return {
         "format": 1,
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": now(),
         "quick": plan.quick,
         "machine": describe_machine(),
         "versions": describe_versions(),
     }
+
+
+def now() -> str:
+    """Return the time, to be kept."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def load() -> float:
+    """Return how many processes ran or wanted to, on average, in the last five minutes."""
+    return round(os.getloadavg()[1], 1)
 
 
 def _field(path: str, key: str) -> str | None:
@@ -254,20 +329,49 @@ def run_text(about: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def amount_text(figure: float, unit: str) -> str:
+    """Write a figure with three digits and its unit."""
+    if unit == "ns":
+        return time_text(figure)
+    if unit == "bytes":
+        for name, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+            if abs(figure) >= size:
+                return f"{figure / size:.3g} {name}"
+        return f"{figure:.0f} B"
+    return f"{figure:,.0f} {unit}" if abs(figure) >= 1000 else f"{figure:.3g} {unit}"
+
+
 def result_text(result: Result, quick: bool = False) -> str:
-    """Write one question's tables: ratios first, times second; no verdicts on figures that mean nothing."""
+    """Write one question's tables: ratios first, figures second; no verdicts on figures that mean nothing."""
     ratios = [["ratio", "median", "quartiles", "must", "aim", ""]]
     for r in result.ratios:
-        bounds = ["" if bound is None else f"≤ {bound:.3g}" for bound in (r.must, r.aim)]
+        sign = "≥" if r.at_least else "≤"
+        bounds = ["" if bound is None else f"{sign} {bound:.3g}" for bound in (r.must, r.aim)]
         spread = f"{r.middle.low:.3g} … {r.middle.high:.3g}"
         ratios.append([r.name, f"{r.middle.median:.3g}", spread, *bounds, "" if quick else r.verdict])
+    parts = [result.title, _table(ratios)]
+    parts += [_grid_text(result, title, grid) for title, grid in result.grids.items()]
+    shown = {case for grid in result.grids.values() for row in grid.rows.values() for case in row}
     times = [["one operation", "median", "quartiles"]]
     for name, figures in result.rounds.items():
-        middle = Middle.of(figures)
-        times.append([name, time_text(middle.median), f"{time_text(middle.low)} … {time_text(middle.high)}"])
-    count = len(next(iter(result.rounds.values()), []))
-    parts = [result.title, _table(ratios), _table(times), f"{count} interleaved rounds; warm-up: {result.warm_up}"]
-    return "\n\n".join([*parts[:3], "\n".join([parts[3], *result.notes])])
+        if name not in shown:
+            middle = Middle.of(figures)
+            times.append([name, time_text(middle.median), f"{time_text(middle.low)} … {time_text(middle.high)}"])
+    parts += [_table(times)] if len(times) > 1 else []
+    count = max((len(figures) for figures in result.rounds.values()), default=0)
+    last = [f"{count} interleaved rounds; warm-up: {result.warm_up}", *result.notes]
+    return "\n\n".join([*parts, "\n".join(last)])
+
+
+def _grid_text(result: Result, title: str, grid: Grid) -> str:
+    figures = {**result.rounds, **result.amounts}
+    rows = [[title, *grid.columns]]
+    for name, cases in grid.rows.items():
+        cells = [
+            grid.missing if case is None else amount_text(Middle.of(figures[case]).median, grid.unit) for case in cases
+        ]
+        rows.append([name, *cells, *[grid.missing] * (len(grid.columns) - len(cells))])
+    return _table(rows)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -66,9 +66,11 @@ class _Sleeper:
 
     def _asleep(self, threads: int) -> bool:
         tasks = list(Path(f"/proc/{self._process.pid}/task").iterdir())
-        return len(tasks) >= threads and all(
-            (task / "stat").read_text().rpartition(")")[2].split()[0] == "S" for task in tasks
-        )
+        try:
+            states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks]
+        except (FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            return False
+        return len(tasks) >= threads and set(states) == {"S"}
 
     def woken(self) -> int:
         """Return when it was running again, in nanoseconds of the clock that all processes share."""
