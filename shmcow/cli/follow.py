@@ -14,28 +14,32 @@ import msgspec
 
 from shmcow import documents
 from shmcow.cli import params
+from shmcow.cli.asked import (
+    COUNT,
+    KEYS,
+    TABLE_OPTIONS,
+    check_options,
+    checks_of,
+    columns_of,
+    delimiter_of,
+    require_key,
+    settings_of,
+    table_options,
+)
 from shmcow.cli.inputs import InputError
 from shmcow.cli.output import SCHEMA, form_options, is_terminal, printable_json, tsv_line
-from shmcow.cli.publish import checks_of, columns_of, settings_of
 from shmcow.cli.text import printable
 from shmcow.codecs import Codec
 from shmcow.feed import Directory, Event, File, Origin, Rows, follow, poll
 
 __all__ = ["command"]
 
-_KEYS: Final[dict[str, type]] = {"str": str, "int": int, "bytes": bytes}
-_COUNT: Final = click.IntRange(min=0, max=(1 << 63) - 1)
 _FUNCTION: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _DIRECTORY: Final = "directory"
 _WATCHED: Final = ("file", _DIRECTORY)
 # Options, by the sources that they are for.
 _FOR: Final = {
-    "key": ("csv",),
-    "columns": ("csv",),
-    "key_type": ("csv",),
-    "delimiter": ("csv",),
-    "header": ("csv",),
-    "ip": ("csv",),
+    **dict.fromkeys(TABLE_OPTIONS, ("csv",)),
     "parse": (_DIRECTORY,),
     "debounce": _WATCHED,
     "max_bytes": _WATCHED,
@@ -60,26 +64,14 @@ _FOR: Final = {
 @click.option("--timeout", type=params.SECONDS, metavar="SECONDS", help="A function: it hangs after so long.")
 @click.option("--max-bytes", type=click.IntRange(min=1), metavar="N", help="Refuse more than that: 268435456.")
 @click.option("--save", type=click.Path(dir_okay=False), metavar="PATH", help="Keep the last good version there.")
-@click.option(
-    "--validate",
-    "checks",
-    type=params.TYPE,
-    multiple=True,
-    metavar="MODULE:FUNCTION",
-    help="Called as (old, new); raises to refuse.",
-)
+@check_options
 @click.option("--parse", is_flag=True, help="A directory: JSON, TOML and YAML files become their values.")
-@click.option("--key", metavar="COLUMN", help="CSV: the column of the keys; with --ip of networks, or FIRST,LAST.")
-@click.option("--columns", metavar="COLUMN,...", help="CSV: what becomes the value. Default: the other columns.")
-@click.option("--key-type", type=click.Choice(list(_KEYS)), help="CSV: of the keys. Default: as the store has, or str.")
-@click.option("--delimiter", metavar="CHAR", help="CSV: default: a comma; in .tsv a tab.")
-@click.option("--header/--no-header", default=None, help="CSV: whether the first row names the columns.")
-@click.option("--ip", is_flag=True, help="CSV: make a table of IP networks or ranges.")
+@table_options
 @click.option("--force", is_flag=True, help="Publish also what readers may not be able to read.")
 @click.option("--mode", metavar="OCTAL", help="Permissions of a new store: 600 (the default), 640, 604 or 644.")
 @click.option("--group", help="Group of a new store.")
-@click.option("--retain", type=_COUNT, metavar="N", help="How many older versions stay openable: 4.")
-@click.option("--max-total-bytes", type=_COUNT, metavar="N", help="Limit of all versions together.")
+@click.option("--retain", type=COUNT, metavar="N", help="How many older versions stay openable: 4.")
+@click.option("--max-total-bytes", type=COUNT, metavar="N", help="Limit of all versions together.")
 @click.option("--message", default="", help="Why; kept with each version.")
 @click.option("--author", default="", help="Who; kept with each version.")
 @form_options
@@ -183,14 +175,12 @@ def _kind(source: str, form: str | None) -> str:
 
 
 def _rows(table: dict[str, Any]) -> Rows:
-    if not table.get("key") and not table.get("ip"):
-        raise click.UsageError("a table needs --key COLUMN: whose values are the keys (with --ip: the networks)")
-    delimiter = table.get("delimiter") or ""
+    require_key(table.get("key"), table.get("ip", False))
     return Rows(
         key=tuple(columns_of(table.get("key"))),
         columns=tuple(columns_of(table.get("columns"))) or None,
-        key_type=_KEYS[table["key_type"]] if table.get("key_type") else None,
-        delimiter="\t" if delimiter == "\\t" else delimiter,
+        key_type=KEYS[table["key_type"]] if table.get("key_type") else None,
+        delimiter=delimiter_of(table.get("delimiter"), ""),
         header=table.get("header"),
         ip=bool(table.get("ip")),
     )

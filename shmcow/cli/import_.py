@@ -8,10 +8,11 @@ import click
 
 from shmcow import files
 from shmcow.cli import params
+from shmcow.cli.asked import settings_of
 from shmcow.cli.hints import with_hint
 from shmcow.cli.inputs import file_errors
 from shmcow.cli.progress import bar
-from shmcow.cli.publish import settings_of, tell
+from shmcow.cli.publish import tell
 from shmcow.cli.text import printable
 from shmcow.cli.versions import publish_options, version_options
 from shmcow.errors import CodecMismatchError

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import io
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from shmcow import documents, publishing
-from shmcow.arguments import check_group, check_mode
 from shmcow.cli import params
+from shmcow.cli.asked import (
+    COUNT,
+    KEYS,
+    TABLE_OPTIONS,
+    check_options,
+    checks_of,
+    columns_of,
+    delimiter_of,
+    require_key,
+    settings_of,
+    table_options,
+)
 from shmcow.cli.hints import with_hint
 from shmcow.cli.inputs import InputError, file_errors, opened
 from shmcow.cli.output import size
@@ -21,13 +32,8 @@ from shmcow.codecs.iprows import FileRows
 from shmcow.documents import Progress
 from shmcow.errors import CodecMismatchError, ValidationError
 from shmcow.publishing import Published
-from shmcow.store import Settings
 
-__all__ = ["checks_of", "columns_of", "command", "settings_of", "tell"]
-
-_KEYS: Final[dict[str, type]] = {"str": str, "int": int, "bytes": bytes}
-_COUNT: Final = click.IntRange(min=0, max=(1 << 63) - 1)
-_TABLE_OPTIONS: Final = ("key", "columns", "key_type", "delimiter", "header", "ip")
+__all__ = ["command", "tell"]
 
 
 @click.command("publish")
@@ -35,27 +41,13 @@ _TABLE_OPTIONS: Final = ("key", "columns", "key_type", "delimiter", "header", "i
 @click.argument("path", metavar="FILE")
 @click.option("--format", "form_in", type=click.Choice(documents.FORMATS), help="Default: by FILE's suffix; - is JSON.")
 @click.option("--type", "type_", type=params.TYPE, metavar="MODULE:CLASS", help=params.TYPE_HELP)
-@click.option("--key", metavar="COLUMN", help="CSV: the column of the keys; with --ip of networks, or FIRST,LAST.")
-@click.option("--columns", metavar="COLUMN,...", help="CSV: what becomes the value. Default: the other columns.")
-@click.option("--key-type", type=click.Choice(list(_KEYS)), help="CSV: of the keys. Default: as the store has, or str.")
-@click.option("--delimiter", metavar="CHAR", help="CSV: default: a comma; in .tsv a tab.")
-@click.option(
-    "--header/--no-header", default=None, help="CSV: whether the first row names the columns. Default: if --key does."
-)
-@click.option("--ip", is_flag=True, help="CSV: make a table of IP networks or ranges.")
-@click.option(
-    "--validate",
-    "checks",
-    type=params.TYPE,
-    multiple=True,
-    metavar="MODULE:FUNCTION",
-    help="Called as (old, new); raises to refuse.",
-)
+@table_options
+@check_options
 @publish_options
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would happen, and publish nothing.")
 @click.option("--mode", metavar="OCTAL", help="Permissions of a new store: 600 (the default), 640, 604 or 644.")
-@click.option("--retain", type=_COUNT, metavar="N", help="How many older versions a new store keeps openable: 4.")
-@click.option("--max-total-bytes", type=_COUNT, metavar="N", help="Limit of all versions of a new store together.")
+@click.option("--retain", type=COUNT, metavar="N", help="How many older versions a new store keeps openable: 4.")
+@click.option("--max-total-bytes", type=COUNT, metavar="N", help="Limit of all versions of a new store together.")
 @click.option("--message", default="", help="Why; kept with the version.")
 @click.option("--author", default="", help="Who; kept with the version.")
 @version_options
@@ -102,7 +94,7 @@ def command(
     """
     form_in = form_in or _format(path)
     if form_in != "csv":
-        given = [option for option in _TABLE_OPTIONS if table[option]]
+        given = [option for option in TABLE_OPTIONS if table[option]]
         if given:
             raise click.UsageError(f"--{given[0].replace('_', '-')} is for CSV, and {printable(path)} is {form_in}")
     checks_of(checks)
@@ -150,26 +142,6 @@ def _format(path: str) -> str:
     return form
 
 
-def checks_of(checks: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what ``--validate`` names, all of it functions."""
-    for check in checks:
-        if not callable(check):
-            raise click.BadParameter(f"{printable(repr(check))} is no function", param_hint="--validate")
-    return checks
-
-
-def settings_of(mode: str | None, group: str | None) -> Settings:
-    """Return what ``--mode`` and ``--group`` ask of a new store."""
-    try:
-        return Settings(None if mode is None else check_mode(int(mode, 8)), check_group(_gid(group)))
-    except ValueError as exc:
-        raise click.BadParameter(printable(str(exc)), param_hint="--mode, --group") from exc
-
-
-def _gid(group: str | None) -> int | str | None:
-    return int(group) if group is not None and group.isdecimal() else group
-
-
 def _read(
     name: str,
     file: io.BufferedReader,
@@ -196,10 +168,8 @@ def _read_rows(
     name: str, file: io.BufferedReader, where: str, type_: Any, table: dict[str, Any], progress: Progress | None
 ) -> tuple[Codec[Any], Any]:
     kind = table["key_type"]
-    codec = publishing.table_for(name, type_, _KEYS[kind] if kind else None, ip=table["ip"])
-    if not table["key"] and not table["ip"]:
-        raise click.UsageError("a table needs --key COLUMN: whose values are the keys (with --ip: the networks)")
-    delimiter = table["delimiter"] or ("\t" if ".tsv" in where[-7:].lower() else ",")
+    codec = publishing.table_for(name, type_, KEYS[kind] if kind else None, ip=table["ip"])
+    require_key(table["key"], table["ip"])
     try:
         rows = documents.csv_rows(
             file,
@@ -208,7 +178,7 @@ def _read_rows(
             columns=columns_of(table["columns"]) or None,
             key_type=str if isinstance(codec, IPTable) else codec.key,
             values=codec.value if isinstance(codec, IPTable) else codec.values,
-            delimiter="\t" if delimiter == "\\t" else delimiter,
+            delimiter=delimiter_of(table["delimiter"], "\t" if ".tsv" in where[-7:].lower() else ","),
             header=table["header"],
             ip=table["ip"],
             progress=progress,
@@ -216,12 +186,6 @@ def _read_rows(
     except ValueError as exc:
         raise click.UsageError(printable(str(exc))) from exc
     return codec, rows
-
-
-def columns_of(given: str | None) -> list[int | str]:
-    """Return what ``--key`` and ``--columns`` name: columns by name, or by number."""
-    names = [name.strip() for name in given.split(",")] if given else []
-    return [int(name) if name.isdecimal() and len(name) < 10 else name for name in names]
 
 
 def tell(name: str, published: Published, dry_run: bool, form: str | None, as_json: bool, **more: Any) -> None:
