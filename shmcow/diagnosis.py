@@ -262,7 +262,10 @@ def _feed(store: _core.Store) -> Iterator[Finding]:
     feed = feed_state(store)
     if feed is None:
         return
-    again = f"start it again: shmcow follow {feed.source or 'SOURCE'} {store.name}, best under a supervisor"
+    again = (
+        f"start it again: shmcow follow {feed.source or 'SOURCE'} {store.name}, with the options and in the directory "
+        "that it had, best under a supervisor"
+    )
     if feed.damaged:
         yield Finding("warning", store.name, "feed", "the feed's state is damaged", again)
         return
@@ -271,7 +274,8 @@ def _feed(store: _core.Store) -> Iterator[Finding]:
         yield Finding("warning", store.name, "feed", what, again)
     if feed.failures_in_a_row:
         what = f"its feed failed {feed.failures_in_a_row} times in a row, and readers keep the last good version: "
-        yield Finding("warning", store.name, "feed", what + feed.last_error, f"put {feed.source} right")
+        fix = f"put {feed.source} right, or start its follower with what the error asks for"
+        yield Finding("warning", store.name, "feed", what + feed.last_error, fix)
 
 
 # ---- processes ----

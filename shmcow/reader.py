@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import math
 import sys
 import threading
 import time
@@ -248,16 +249,22 @@ class Reader(_core.Slot, Generic[T]):
 
         Returns:
             The seconds; None: the store was never fed (``shmcow.feed``); infinity: its feed never found the source good
-            yet, or its state is damaged.
+            yet, or its state is damaged, or there is no store and this reader answers with its ``default``.
 
         Raises:
-            StoreNotFoundError, IncompatibleStoreError, CorruptSegmentError, NotOwnerError: the store cannot be read.
+            StoreNotFoundError: there is no store, and no ``default``.
+            IncompatibleStoreError, CorruptSegmentError, NotOwnerError: the store cannot be read.
             ClosedError: the reader was closed.
 
         Concurrency: any thread; reads only.
         """
         self._check_open()
-        return staleness(self._look_up())
+        try:
+            return staleness(self._look_up())
+        except StoreNotFoundError:
+            if self._default is _MISSING:
+                raise
+            return math.inf
 
     def refresh(self) -> bool:
         """Look now: has the store been replaced or removed, is there a newer version?

@@ -1,6 +1,6 @@
 """Celery tasks in a prefork pool: each task sees one version from its start to its end.
 
-Run, in this directory (pip install shmcow celery):
+Run, in this directory (pip install 'shmcow[cli]' celery):
 
     celery -A tasks worker --concurrency 4
 

@@ -1,6 +1,6 @@
 """The same under gunicorn: new handshakes get the newest certificate in every worker, without HUP or a restart.
 
-Run, in this directory, with an application of your own:
+Run, in this directory, with an application of your own, when a certificate was published (python publish.py ...):
 
     gunicorn --config gunicorn.conf.py --bind :8443 app:app
 """

@@ -18,7 +18,10 @@ def main() -> None:
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     chain, key = (os.path.abspath(path) for path in sys.argv[1:])
-    certificate = named(chain, key)
+    try:
+        certificate = named(chain, key)
+    except (OSError, ValueError) as exc:
+        sys.exit(f"publish.py: {exc}")
     with Writer(STORE, type=Certificate) as writer:
         print("version", writer.publish(certificate, message=f"certificate {certificate.sha256[:16]}"))
 

@@ -1,6 +1,6 @@
 """An HTTPS server of several processes whose certificate is rotated while it runs.
 
-Run, in this directory (pip install shmcow):
+Run, in this directory (pip install 'shmcow[cli]'):
 
     openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 7 -keyout key-1.pem -out chain-1.pem
     python publish.py chain-1.pem key-1.pem
@@ -9,6 +9,7 @@ Run, in this directory (pip install shmcow):
 and from another shell:
 
     curl --insecure https://localhost:8443      who answers, and what stands in the way of the newest certificate
+    openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 7 -keyout key-2.pem -out chain-2.pem
     python publish.py chain-2.pem key-2.pem     the next handshake has it, whichever process makes it
     shmcow rollback tls-example                 and back
 

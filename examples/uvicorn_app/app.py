@@ -1,6 +1,6 @@
 """An ASGI application for `uvicorn --workers`: each request sees one version from its first byte to its last.
 
-Run, in this directory (pip install shmcow uvicorn):
+Run, in this directory (pip install 'shmcow[cli]' uvicorn):
 
     uvicorn app:app --workers 4
 

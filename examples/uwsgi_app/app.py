@@ -1,6 +1,6 @@
 """A WSGI application for uWSGI: each request sees one version from its first byte to its last.
 
-Run, in this directory (pip install shmcow pyuwsgi):
+Run, in this directory (pip install 'shmcow[cli]' pyuwsgi):
 
     uwsgi --http-socket 127.0.0.1:8000 --wsgi-file app.py --master --processes 4 --die-on-term
 

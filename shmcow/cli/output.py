@@ -122,13 +122,15 @@ def _table(records: Sequence[Any], columns: Sequence[Column]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(soft_wrap=not sys.stdout.isatty())
     table = Table(box=None, pad_edge=False, header_style="" if os.environ.get("NO_COLOR") else "bold")
     for column in columns:
         justify: Literal["left", "right"] = "right" if column.right else "left"
-        table.add_column(column.title, justify=justify, no_wrap=column.right or column.cut)
+        most = console.width // 4 if column.cut else None  # without it the others are squeezed to nothing first
+        table.add_column(column.title, justify=justify, no_wrap=column.right or column.cut, max_width=most)
     for record in records:
         table.add_row(*(Text(printable(_text((column.human or column.exact)(record)))) for column in columns))
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    console.print(table)
 
 
 def write_json(value: Any) -> None:

@@ -62,7 +62,8 @@ class Directory:
         self._parse = parse
         self._max_bytes = max_bytes
         self.every: float | None = every
-        self.description = os.path.join(os.fspath(path), "")
+        self.description = os.path.join(os.path.abspath(path), "")
+        self._where = os.path.join(os.fspath(path), "")  # in errors, as it was given
         self._watcher = Watcher(self._path, debounce)
 
     def fetch(self, known: str | None, wake: Wake) -> Content | None:
@@ -74,18 +75,18 @@ class Directory:
             if found is not None or wake.stopping:
                 break
         if found is None:
-            raise SourceError(f"{self.description} is being changed")
+            raise SourceError(f"{self._where} is being changed")
         if not found:
-            raise SourceError(f"{self.description} is empty: is it mounted yet?")
+            raise SourceError(f"{self._where} is empty: is it mounted yet?")
         data = msgspec.json.encode(found)
         tag = tag_of(data)
-        return None if tag == known else document(data, "json", where=self.description, tag=tag)
+        return None if tag == known else document(data, "json", where=self._where, tag=tag)
 
     def _read(self) -> dict[str, Any] | None:
         """Return what is there; None: it changed meanwhile."""
         fd = _open_directory(self._path)
         try:
-            before = _listed(fd, self.description)
+            before = _listed(fd, self._where)
             values: dict[str, Any] = {}
             left = self._max_bytes
             for name in before:
@@ -95,9 +96,9 @@ class Directory:
                 left -= len(data)
                 key, value = self._value_of(name, data)
                 if key in values:
-                    raise SourceError(f"{self.description} has two files for the key {key!r}")
+                    raise SourceError(f"{self._where} has two files for the key {key!r}")
                 values[key] = value
-            after = _listed(fd, self.description)
+            after = _listed(fd, self._where)
         finally:
             os.close(fd)
         return values if before == after else None
@@ -108,14 +109,14 @@ class Directory:
         except FileNotFoundError:
             return None
         except SourceError as exc:
-            raise SourceError(f"{self.description}{exc}") from None
+            raise SourceError(f"{self._where}{exc}") from None
         try:
-            return read_all(fd, f"{self.description}{name}", most)[0]
+            return read_all(fd, f"{self._where}{name}", most)[0]
         finally:
             os.close(fd)
 
     def _value_of(self, name: str, data: bytes) -> tuple[str, Any]:
-        where = f"{self.description}{name}"
+        where = f"{self._where}{name}"
         form = documents.format_of(name)
         if self._parse and form in _DOCUMENTS:
             return os.path.splitext(name)[0], documents.parse(data, form, where=where)

@@ -83,7 +83,8 @@ class File:
         self._form, self._rows, self._force = form, rows, force
         self.every: float | None = every
         self._max_bytes = max_bytes
-        self.description = os.fspath(path)
+        self.description = self._path  # whole, so that whoever reads it elsewhere can use it
+        self._where = os.fspath(path)  # in errors, as it was given
         self._watcher = Watcher(self._path, debounce)
         self._seen: tuple[Signature, str] | None = None  # what was read, and its tag
 
@@ -94,7 +95,7 @@ class File:
         try:
             if known is not None and self._seen == (signature(os.fstat(fd)), known):
                 return None
-            data, seen = read_all(fd, self.description, self._max_bytes)
+            data, seen = read_all(fd, self._where, self._max_bytes)
         finally:
             os.close(fd)
         tag = tag_of(data)
@@ -104,7 +105,7 @@ class File:
         return document(
             data,
             self._form,
-            where=self.description,
+            where=self._where,
             tag=tag,
             rows=self._rows,
             force=self._force,

@@ -17,7 +17,7 @@ from shmcow import files, publishing
 from shmcow.agreement import agreed_codec
 from shmcow.codecs import Codec
 from shmcow.encoded import Encoded, say
-from shmcow.errors import FollowerBusyError, ShmcowError
+from shmcow.errors import CodecMismatchError, FollowerBusyError, ShmcowError
 from shmcow.feed.lock import Feed
 from shmcow.feed.origin import Content, Origin
 from shmcow.feed.wake import StopEvent, Wake
@@ -320,6 +320,9 @@ class _Follower:
 
 
 def _words(exc: Exception) -> str:
+    if isinstance(exc, CodecMismatchError) and exc.published:
+        what = str(exc).rpartition(": give ")[0].replace("this writer", "this follower")
+        return f"{what}: start it with --type MODULE:CLASS, or follow(..., type=)"
     if isinstance(exc, ShmcowError):
         return str(exc)
     if isinstance(exc, OSError) and exc.strerror:

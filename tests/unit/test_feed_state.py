@@ -45,6 +45,13 @@ def test_a_store_that_was_never_fed_says_so(name: str) -> None:
         assert not attach(name).feeding()
 
 
+def test_staleness_without_a_store_is_infinite_for_a_reader_with_a_default(name: str) -> None:
+    """A health check of a worker that answers with its default gets a number; one without a default is told."""
+    assert Reader(name, default=None).staleness() == math.inf
+    with pytest.raises(shmcow.StoreNotFoundError):
+        Reader(name).staleness()
+
+
 def test_state_is_where_the_layout_says(name: str) -> None:
     """Each field is read back, from the slot that the turn shows."""
     with Writer(name, initial=1):
