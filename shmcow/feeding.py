@@ -12,6 +12,8 @@ from shmcow.errors import CorruptSegmentError, NotOwnerError
 
 __all__ = ["FeedState", "feed_state", "staleness"]
 
+_CLOCKS_DIFFER = 5.0  # seconds that a clock may be corrected by, and nobody minds
+
 
 class FeedState(msgspec.Struct, frozen=True, kw_only=True):
     """The feed of a store, at one moment. Times are seconds since 1970; None: never.
@@ -83,7 +85,10 @@ def staleness(store: _core.Store) -> float | None:
     if found is None:
         return None
     success_ns: int = found["success_ns"]
-    return max(0.0, (time.time_ns() - success_ns) / 1e9) if success_ns else math.inf
+    age = (time.time_ns() - success_ns) / 1e9
+    if not success_ns or age < -_CLOCKS_DIFFER:  # the clock was set back: nobody knows how long ago it was
+        return math.inf
+    return max(0.0, age)
 
 
 def _is_running(store: _core.Store) -> bool:

@@ -51,7 +51,7 @@ from shmcow.publishing import Published, publish
 from shmcow.store import Settings, attach, hold_at
 from shmcow.validators import Validator
 
-__all__ = ["FORMAT", "Exported", "ExportedPart", "export_file", "import_file", "read_file"]
+__all__ = ["FORMAT", "Exported", "ExportedPart", "export_file", "import_file", "read_file", "sweep_partial"]
 
 FORMAT: Final = 1
 _MAGIC: Final = b"\x93shmcow\n"
@@ -60,6 +60,7 @@ _HEADER_MOST: Final = 1 << 16
 _ALIGN: Final = 64
 _DIGEST: Final = 32
 _CHUNK: Final = 4 << 20
+_DEAD: Final = 60.0  # seconds without a byte: whoever wrote a partial file was killed
 
 _Text = Annotated[str, msgspec.Meta(max_length=512)]
 _Codec = Annotated[str, msgspec.Meta(pattern=r"\A[ -~]{1,31}\Z")]
@@ -218,10 +219,8 @@ def _check_target(path: str) -> None:
 
 
 def _write_whole(path: str, write: Callable[[IO[bytes]], None]) -> None:
-    folder, base = os.path.split(path)
-    folder = folder or "."
-    start = os.fsencode(base)[:100].decode(errors="ignore")  # a name has 255 bytes at most, not characters
-    partial = os.path.join(folder, f".{start}.{secrets.token_hex(8)}.partial")
+    folder, start = _partial_of(path)
+    partial = os.path.join(folder, f"{start}{secrets.token_hex(8)}.partial")
     try:
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as exc:
@@ -243,6 +242,37 @@ def _write_whole(path: str, write: Callable[[IO[bytes]], None]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _partial_of(path: str) -> tuple[str, str]:
+    """Return the directory of an export's partial file, and how its name begins."""
+    folder, base = os.path.split(path)
+    start = os.fsencode(base)[:100].decode(errors="ignore")  # a name has 255 bytes at most, not characters
+    return folder or ".", f".{start}."
+
+
+def sweep_partial(path: str | os.PathLike[str]) -> None:
+    """Remove what exports to a file have left that were killed, once nothing was written to it for a minute.
+
+    Args:
+        path: as for ``export_file``.
+
+    Raises:
+        OSError: the directory cannot be read, or changed.
+
+    Concurrency: any thread; an export that goes on is left alone.
+    """
+    folder, start = _partial_of(os.fspath(path))
+    pattern = re.compile(re.escape(start) + r"[0-9a-f]{16}\.partial")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not pattern.fullmatch(entry.name):
+                continue
+            try:
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > _DEAD:
+                    os.unlink(entry.path)
+            except FileNotFoundError:  # it was done this very moment
+                continue
 
 
 def _write(file: IO[bytes], said: Exported, views: Sequence[memoryview], progress: Progress | None) -> None:

@@ -249,7 +249,8 @@ class Reader(_core.Slot, Generic[T]):
 
         Returns:
             The seconds; None: the store was never fed (``shmcow.feed``); infinity: its feed never found the source good
-            yet, or its state is damaged, or there is no store and this reader answers with its ``default``.
+            yet, or its state is damaged, or the clock was set back since, or there is no store and this reader answers
+            with its ``default``.
 
         Raises:
             StoreNotFoundError: there is no store, and no ``default``.

@@ -269,10 +269,10 @@ class Body:
     Whoever sends it calls ``close()`` at the end, also if nothing was sent: the snapshots are let go there.
     """
 
-    __slots__ = ("_body", "_iterator", "_snapshots")
+    __slots__ = ("_body", "_inside", "_iterator", "_snapshots")
 
     def __init__(self, snapshots: RequestSnapshots, body: Iterable[bytes]) -> None:
-        self._snapshots = snapshots
+        self._snapshots = self._inside = snapshots
         self._body = body
         self._iterator: Iterator[bytes] | None = None
 
@@ -288,22 +288,29 @@ class Body:
         if self._iterator is None:
             iter(self)
         assert self._iterator is not None
-        token = _request.set(self._snapshots)
+        token = _request.set(_still(self._inside, self._snapshots))
         try:
             return next(self._iterator)
         finally:
+            self._inside = _request.get() or self._snapshots
             _reset(token)
 
     def close(self) -> None:
         """Close the body, if it can be closed, and let go of the snapshots."""
-        token = _request.set(self._snapshots)
+        token = _request.set(_still(self._inside, self._snapshots))
         try:
             close = getattr(self._body, "close", None)
             if close is not None:
                 close()
         finally:
             _reset(token)
+            self._inside = self._snapshots
             self._snapshots.release()
+
+
+def _still(inside: RequestSnapshots, snapshots: RequestSnapshots) -> RequestSnapshots:
+    """Return what the last step of a body left current, as in the middle of ``with holding``, if that is not over."""
+    return snapshots if inside._over else inside
 
 
 class SizedBody(Body):
@@ -318,23 +325,24 @@ class SizedBody(Body):
 class AsyncBody:
     """What ``Body`` is, for asyncio. The end of the iteration, whatever it is, lets go of the snapshots as well."""
 
-    __slots__ = ("_iterator", "_snapshots")
+    __slots__ = ("_inside", "_iterator", "_snapshots")
 
     def __init__(self, snapshots: RequestSnapshots, body: AsyncIterable[bytes]) -> None:
-        self._snapshots = snapshots
+        self._snapshots = self._inside = snapshots
         self._iterator: AsyncIterator[bytes] = aiter(body)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        token = _request.set(self._snapshots)
+        token = _request.set(_still(self._inside, self._snapshots))
         try:
             return await anext(self._iterator)
         except BaseException:  # StopAsyncIteration, or the client went away and the task was cancelled
             self._snapshots.release()
             raise
         finally:
+            self._inside = _request.get() or self._snapshots
             _reset(token)
 
     def close(self) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
+from contextlib import ExitStack
 from typing import Any, Final
 
 import msgspec
 
 from shmcow import documents
-from shmcow.feed.content import document, tag_of
+from shmcow.codecs import JSON, Codec, MsgPack
+from shmcow.feed.content import document
 from shmcow.feed.file import DEBOUNCE, EVERY, MAX_BYTES, check_watching
 from shmcow.feed.origin import Content, SourceError
 from shmcow.feed.paths import Signature, Watcher, open_regular, read_all, signature
 from shmcow.feed.wake import Wake
+from shmcow.publishing import codec_for
 
 __all__ = ["Directory"]
 
@@ -76,15 +81,24 @@ class Directory:
                 break
         if found is None:
             raise SourceError(f"{self._where} is being changed")
-        if not found:
+        if not found[1]:
             raise SourceError(f"{self._where} is empty: is it mounted yet?")
-        data = msgspec.json.encode(found)
-        tag = tag_of(data)
-        return None if tag == known else document(data, "json", where=self._where, tag=tag)
+        tag, values = found
+        return None if tag == known else Content(tag, lambda name, type_, stack: self._made(values, name, type_, stack))
 
-    def _read(self) -> dict[str, Any] | None:
-        """Return what is there; None: it changed meanwhile."""
+    def _made(self, values: dict[str, Any], name: str, type_: Any, stack: ExitStack) -> tuple[Codec[Any], Any]:
+        codec = codec_for(name, type_)
+        if not isinstance(codec, MsgPack | JSON) or codec.type is Any:
+            return codec, values  # as they are: JSON has no dates, no bytes, no infinity
+        where = _not_finite(values)
+        if where is not None:
+            raise SourceError(f"{self._where}: {where} is inf or nan, which do not go with a type and parse")
+        return document(msgspec.json.encode(values), "json", where=self._where).make(name, type_, stack)
+
+    def _read(self) -> tuple[str, dict[str, Any]] | None:
+        """Return a tag of what is there, and the values; None: it changed meanwhile."""
         fd = _open_directory(self._path)
+        digest = hashlib.blake2b(digest_size=16)
         try:
             before = _listed(fd, self._where)
             values: dict[str, Any] = {}
@@ -94,6 +108,7 @@ class Directory:
                 if data is None:
                     return None
                 left -= len(data)
+                digest.update(b"%s/%d/%s" % (name.encode(), len(data), data))
                 key, value = self._value_of(name, data)
                 if key in values:
                     raise SourceError(f"{self._where} has two files for the key {key!r}")
@@ -101,7 +116,7 @@ class Directory:
             after = _listed(fd, self._where)
         finally:
             os.close(fd)
-        return values if before == after else None
+        return (digest.hexdigest(), values) if before == after else None
 
     def _read_file(self, directory: int, name: str, most: int) -> bytes | None:
         try:
@@ -151,6 +166,8 @@ def _listed(fd: int, where: str) -> dict[str, Signature]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
+            if not entry.name.isascii() and not _is_utf8(entry.name):
+                raise SourceError(f"{where} has a file whose name is no UTF-8: {entry.name!a}")
             try:
                 status = entry.stat()
                 if not entry.is_dir():
@@ -162,3 +179,25 @@ def _listed(fd: int, where: str) -> dict[str, Signature]:
             if len(found) > _MOST_FILES:
                 raise SourceError(f"{where} has more than {_MOST_FILES:,} files: is it the right directory?")
     return dict(sorted(found.items()))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _not_finite(value: Any) -> str | None:
+    """Return where in a value a number is that JSON does not have, if there is one."""
+    todo = [("$", value)]
+    while todo:
+        where, item = todo.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return where
+        if isinstance(item, dict):
+            todo += [(f"{where}.{key}", inner) for key, inner in item.items()]
+        elif isinstance(item, list):
+            todo += [(f"{where}[{n}]", inner) for n, inner in enumerate(item)]
+    return None

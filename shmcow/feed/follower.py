@@ -165,7 +165,9 @@ class _Follower:
         self._wrote: tuple[Any, ...] = ()  # the schema that the writer is for
         self._tag: str | None = None  # of the content that was published last
         self._digest = b""  # of the bytes that were published last
-        self._row = 0  # failures in a row
+        self._anew = True  # the store may lack what the source has, whatever is known of it
+        self._row = 0  # failures in a row, of any kind
+        self._bad = 0  # those of the source, after which it is asked less often
         self._told = ""  # the error that was logged last
         self._unsaved = False
 
@@ -176,10 +178,8 @@ class _Follower:
         self._settle()
         self._tell("following", self._version())
         self._restore()
-        first = True
         while not self._wake.stopping:
-            self._look(self._wake.take_reload() or first)
-            first = False
+            self._look()
             self._origin.wait(self._pause(), self._wake)
         self._tell("ended", self._version())
 
@@ -193,26 +193,30 @@ class _Follower:
 
     def _pause(self) -> float | None:
         every = self._origin.every
-        if self._row:
+        if self._bad:
             first = every or 1.0
-            every = min(first * 2.0 ** min(self._row - 1, 60), max(first, _LONGEST_PAUSE))
+            every = min(first * 2.0 ** min(self._bad - 1, 60), max(first, _LONGEST_PAUSE))
         if every is None:
             return None
         return every * (1.0 + self._origin.jitter * random.uniform(-1.0, 1.0))
 
-    def _look(self, anew: bool) -> None:
-        """Ask the source once. ``anew``: whatever is known of it, compare with what is current."""
+    def _look(self) -> None:
+        """Ask the source once."""
+        # Not forgotten before it was done: at this moment the source may be bad.
+        self._anew |= self._wake.take_reload()
         try:
             if self._feed is None or not self._feed.is_current():
                 self._settle()
-                anew = True
-            kind, version = self._ask(anew)
+                self._restore()
+            kind, version = self._ask()
         except FollowerBusyError:
             raise
         except Exception as exc:
             if not self._wake.stopping:  # what is cut short at the end is no failure
+                self._bad += 1
                 self._fail(exc)
             return
+        self._bad = 0
         if kind is not None:  # what the receiver raises is not the source's fault
             self._tell(kind, version)
         if self._unsaved and not self._save():
@@ -222,15 +226,24 @@ class _Follower:
             self._tell("recovered", version)
         self._row, self._told = 0, ""
 
-    def _ask(self, anew: bool) -> tuple[_Kind | None, int]:
+    def _ask(self) -> tuple[_Kind | None, int]:
         """Fetch, publish if it is another value, and say so in the store. -> what there is to tell, and the version"""
         assert self._feed is not None
         self._feed.contact()
-        content = self._origin.fetch(None if anew else self._tag, self._wake)
-        kind, version = (None, self._version()) if content is None else self._publish(content, anew)
+        content = self._origin.fetch(None if self._anew else self._tag, self._wake)
+        if not self._feed.is_current():  # it went while the source was asked, which may take long
+            self._settle()
+            self._feed.contact()
+            if content is None:
+                content = self._origin.fetch(None, self._wake)
+        kind, version = (None, self._version()) if content is None else self._publish(content, self._anew)
         if content is not None:
             self._tag = content.tag or None
-        feed = self._feed if self._feed.is_current() else self._settle()  # the Writer may have made the store again
+        self._anew = False
+        feed = self._feed
+        if not feed.is_current():  # the Writer made it again, or it has gone since
+            feed = self._settle()
+            self._anew = kind != "published"
         feed.succeed(kind == "published")
         return kind, version
 
@@ -253,6 +266,7 @@ class _Follower:
         if self._feed is not None:
             self._feed.release()
             self._feed = None
+        self._anew = True
         Writer(self._name, lock_timeout=self.options["lock_timeout"], **self.settings).close()
         self._feed = Feed(self._name, self._origin.description, self._origin.every)
         if isinstance(self.given, Codec):
@@ -306,6 +320,8 @@ class _Follower:
     def _save(self) -> bool:
         """Save the current version. -> whether that is done"""
         assert self.save is not None
+        with contextlib.suppress(OSError):  # one may write into the directory, and not read it
+            files.sweep_partial(self.save)
         try:
             files.export_file(self._name, self.save)
         except Exception as exc:

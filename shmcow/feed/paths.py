@@ -24,6 +24,7 @@ _log = logging.getLogger("shmcow")
 _HOPS: Final = 40  # symlinks on one path, as the kernel has it
 _CHUNK: Final = 1 << 20
 _RECENT: Final = 2.0  # seconds: a file changed so lately may change again without its times telling
+_STEP_MS: Final = 50  # how soon watchfiles notices that it shall end
 _LONGEST: Final = 20  # a file that never rests is looked at after so many times the debounce
 _ATTEMPTS: Final = 5  # at watching a path whose symlinks change meanwhile
 _KINDS: Final = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISDIR, "a directory"))
@@ -221,10 +222,11 @@ class Watcher:
             try:
                 self._notify = self._make(list(names.directories), False, False, 300, False, True)
                 self._names = names
-            except (OSError, RuntimeError) as exc:  # it vanished; no more watches (fs.inotify.max_user_watches)
+            # It vanished; no more watches (fs.inotify.max_user_watches); a name that is no UTF-8.
+            except (OSError, RuntimeError, UnicodeError) as exc:
                 if not isinstance(exc, FileNotFoundError) and not self._told:
                     self._told = True
-                    _log.warning("%s cannot be watched, and is looked at every second instead: %s", self._path, exc)
+                    _log.warning("%a cannot be watched, and is looked at every second instead: %s", self._path, exc)
 
     def wait(self, seconds: float | None, wake: Wake) -> None:
         """Return when something changed and then rested, when ``wake`` is set, or after so many seconds."""
@@ -234,14 +236,33 @@ class Watcher:
                 wake.wait(min(left, 1.0))
                 return
             limit = 0 if left == math.inf else max(1, round(min(left, 86400.0) * 1000))
-            found = self._notify.watch(_LONGEST * self._debounce_ms, self._debounce_ms, limit, wake)
-            if isinstance(found, str):
+            try:
+                found = self._changed(limit, wake)
+            except RuntimeError:  # of any name there that is no UTF-8: which, watchfiles does not tell
+                self.close()
+                return
+            if not found:
                 continue  # the time is up, or it shall wake: the loop says
             if any(path in self._names.directories for _, path in found):
                 self.close()  # a directory itself was moved or removed: its watch goes with it
                 return
             if any(self._names.concern(path) for _, path in found):
                 return
+
+    def _changed(self, limit: int, wake: Wake) -> set[tuple[int, str]]:
+        """Return what changed and then rested; nothing if ``limit`` (ms) is over, or ``wake`` is set."""
+        step = min(self._debounce_ms, _STEP_MS)
+        first = self._notify.watch(_LONGEST * step, step, limit, wake)
+        if isinstance(first, str):
+            return set()
+        found: set[tuple[int, str]] = set(first)
+        end = time.monotonic() + _LONGEST * self._debounce_ms / 1000
+        while self._debounce_ms > step and time.monotonic() < end:
+            more = self._notify.watch(_LONGEST * step, step, self._debounce_ms, wake)
+            if isinstance(more, str):
+                break
+            found |= more
+        return found
 
     def close(self) -> None:
         """Stop watching."""

@@ -58,6 +58,8 @@ class Poll:
         self._function = function
         self._timeout = max(every, 10.0) if timeout is None else timeout
         self._call: _Call | None = None
+        self._last: Content | None = None  # for UNCHANGED, when the store has not got it
+        self._answers = 0
 
     def fetch(self, known: str | None, wake: Wake) -> Content | None:
         """Call the function, in its thread, and wait for its answer. See ``Origin.fetch``."""
@@ -69,12 +71,14 @@ class Poll:
         self._call = None
         value = call.answer()
         if value is UNCHANGED:
-            if known is None:
+            if self._last is None:
                 raise SourceError(f"{self.description} returned UNCHANGED, and nothing of it was published yet")
-            return None
+            return None if known == self._last.tag else self._last
         if value is None:
             raise SourceError(f"{self.description} returned None: return the value, or shmcow.feed.UNCHANGED")
-        return Content("", lambda name, type_, _: (codec_for(name, type_), value))
+        self._answers += 1
+        self._last = Content(f"answer {self._answers}", lambda name, type_, _: (codec_for(name, type_), value))
+        return self._last
 
     def wait(self, seconds: float | None, wake: Wake) -> None:
         """Wait for the time; a call that hung ends the wait when it answers."""

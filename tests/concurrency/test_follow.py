@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import statistics
@@ -244,6 +245,97 @@ def test_a_store_that_is_removed_is_made_again(followed: Child, config: Path, na
     with Reader(name, type=Config) as r:
         assert r.get() == Config(7.0)
     ended(followed)
+
+
+def test_a_store_that_is_destroyed_while_its_source_is_bad_is_filled_again(
+    spawn: Spawn, config: Path, name: str
+) -> None:
+    """What was published before the store went is not taken for what the new one has."""
+    child = spawn(feeding, lambda: File(config, every=0.05), name, {"type": Config})
+    heard(child, "published")
+    config.rename(config.with_suffix(".away"))
+    heard(child, "failed")
+    shmcow.destroy(name)
+    until(lambda: heard(child, "failed").version == 0, "it is made again")
+    config.with_suffix(".away").rename(config)
+    assert heard(child, "published").version == 1
+    ended(child)
+
+
+def test_a_store_that_is_destroyed_while_a_callable_is_asked_is_filled_again(name: str) -> None:
+    """The same answer is published in the new store."""
+    stop, events = threading.Event(), []
+
+    def ask() -> int:
+        if len([event for event in events if event.kind == "published"]) == 1:
+            with contextlib.suppress(shmcow.StoreNotFoundError, shmcow.StoreDestroyedError):
+                shmcow.destroy(name)
+        return 5
+
+    def hear(event: Event) -> None:
+        events.append(event)
+        if [each.kind for each in events].count("published") == 2:
+            stop.set()
+
+    thread = threading.Thread(
+        target=follow, args=(poll(ask, every=0.02), name), kwargs={"stop": stop, "on_event": hear}
+    )
+    thread.start()
+    thread.join(20.0)
+    stop.set()
+    thread.join()
+    with Reader(name) as r:
+        assert r.get() == 5
+
+
+def test_a_reload_of_a_bad_source_is_not_forgotten(followed: Child, config: Path, name: str) -> None:
+    """It happens when the source is good again."""
+    with Writer(name, type=Config) as w:
+        w.publish(Config(9.0))
+    good = config.read_text()
+    config.write_text("timeout = ")
+    heard(followed, "failed")
+    os.kill(followed.pid, signal.SIGHUP)
+    heard(followed, "failed")
+    replaced(config, good)
+    assert heard(followed, "published").version == 3
+    ended(followed)
+
+
+def test_a_store_that_is_lost_is_restored_while_the_source_is_down(spawn: Spawn, tmp_path: Path, name: str) -> None:
+    """Not only when the follower starts."""
+    down = tmp_path / "down"
+
+    def ask() -> int:
+        if down.exists():
+            raise ConnectionError("the registry is down")
+        return 3
+
+    child = spawn(feeding, lambda: poll(ask, every=0.02), name, {"save": tmp_path / "saved"})
+    heard(child, "published")
+    until((tmp_path / "saved").exists, "the file")
+    down.touch()
+    heard(child, "failed")
+    shmcow.destroy(name)
+    assert heard(child, "restored").version == 1
+    with Reader(name) as r:
+        assert r.get() == 3
+    ended(child)
+
+
+def test_a_file_that_cannot_be_saved_does_not_slow_the_feed(tmp_path: Path, name: str) -> None:
+    """The pause grows with the failures of the source only."""
+    stop, times = threading.Event(), []
+
+    def ask() -> int:
+        times.append(time.monotonic())
+        if len(times) == 9:
+            stop.set()
+        return 3
+
+    follow(poll(ask, every=0.05, jitter=0.0), name, save=tmp_path / "none" / "saved", stop=stop)
+    assert times[-1] - times[0] < 5.0  # doubling, it would be 12 s
+    assert shmcow.describe(name).feed.last_error.startswith("saving to ")  # type: ignore[union-attr]
 
 
 def test_the_saved_version_is_restored_before_the_source_is_reached(spawn: Spawn, tmp_path: Path, name: str) -> None:

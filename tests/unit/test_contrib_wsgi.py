@@ -11,7 +11,8 @@ from wsgiref.validate import validator
 import pytest
 from contrib_requests import Store, collected, serving, wsgi_environ, wsgi_get
 
-from shmcow.contrib.request import OutsideRequestError, current_snapshot, current_value
+from shmcow import Reader, Writer
+from shmcow.contrib.request import OutsideRequestError, current_snapshot, current_value, holding
 from shmcow.contrib.wsgi import SnapshotMiddleware
 
 Start = Callable[..., Any]
@@ -79,6 +80,26 @@ def test_application_that_is_a_generator_is_one_request(store: Store) -> None:
     assert store.held == {3}
     response.close()  # type: ignore[attr-defined]
     assert store.held == set()
+
+
+def test_what_is_held_between_the_steps_of_a_stream_stays_current(store: Store, name: str) -> None:
+    """A generator in the middle of `with holding(...)`, which is not over; afterwards it is the request's again."""
+    with Writer(f"{name}-b", initial=7) as writer, Reader(f"{name}-b") as other:
+
+        def app(_environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            with holding(other):
+                for _ in range(2):
+                    yield b"%d %d\n" % (current_value(other), current_value(store.reader))
+            with pytest.raises(OutsideRequestError):
+                current_snapshot(other)
+            yield b"%d\n" % current_value()
+
+        response = SnapshotMiddleware(app, store.reader)(wsgi_environ(), lambda *_: None)
+        assert list(response) == [b"7 1\n", b"7 1\n", b"1\n"]
+        response.close()  # type: ignore[attr-defined]
+        assert store.held == set()
+        writer.destroy()
 
 
 def test_client_that_leaves_ends_the_request(store: Store) -> None:

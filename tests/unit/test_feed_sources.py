@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import gzip
 import os
@@ -315,6 +316,63 @@ def test_a_directory_is_a_dict_of_its_files(tmp_path: Path, wake: Wake, sources:
         parsed.fetch(None, wake)
 
 
+def test_documents_in_a_directory_keep_what_json_lacks(
+    tmp_path: Path, wake: Wake, sources: Callable[[Any], Any]
+) -> None:
+    """Infinity, dates, bytes and keys that are numbers are those of a file; with a type no infinity becomes null."""
+    (tmp_path / "a.toml").write_text("most = inf\nday = 2026-01-02T00:00:00Z")
+    (tmp_path / "b.yaml").write_text("1: !!binary aGk=")
+    directory = sources(Directory(tmp_path, parse=True))
+    content = directory.fetch(None, wake)
+    day = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+    assert made(content) == {"a": {"most": float("inf"), "day": day}, "b": {1: b"hi"}}
+    with pytest.raises(SourceError, match=r"\$\.a\.most is inf or nan"):
+        made(content, dict[str, dict[str, Any]])
+    (tmp_path / "a.toml").write_text("day = 2026-01-02T00:00:00Z")
+    (tmp_path / "b.yaml").unlink()
+    typed = made(directory.fetch(None, wake), dict[str, dict[str, datetime.datetime]])
+    assert typed == {"a": {"day": day}}
+
+
+def test_names_that_are_no_utf8_end_no_follower(tmp_path: Path, wake: Wake, sources: Callable[[Any], Any]) -> None:
+    """Whose name it is does not matter: beside the file, of the file, on its path; as a key it is refused."""
+    path = tmp_path / "a.json"
+    path.write_text("1")
+    beside = sources(File(path))
+    assert made(beside.fetch(None, wake)) == 1
+    other = os.fsencode(tmp_path) + b"/\xff.json"
+    with open(other, "w") as file:
+        file.write("2")
+    beside.wait(10.0, wake)
+    with pytest.raises(SourceError, match=r"a file whose name is no UTF-8: .*udcff"):
+        sources(Directory(tmp_path)).fetch(None, wake)
+    assert made(sources(File(os.fsdecode(other))).fetch(None, wake)) == 2
+    os.mkdir(os.fsencode(tmp_path) + b"/\xfe")
+    os.rename(other, os.fsencode(tmp_path) + b"/\xfe/b.json")
+    assert made(sources(File(os.fsdecode(os.fsencode(tmp_path) + b"/\xfe/b.json"))).fetch(None, wake)) == 2
+
+
+def test_a_long_debounce_waits_for_rest_and_not_at_the_end(
+    tmp_path: Path, wake: Wake, sources: Callable[[Any], Any]
+) -> None:
+    """A file rests as long as is asked for; who ends the follower waits a moment."""
+    path = tmp_path / "a.json"
+    path.write_text("1")
+    begin = time.monotonic()
+    patient = sources(File(path, debounce=30.0))
+    patient.fetch(None, wake)
+    threading.Timer(0.1, path.write_text, ["2"]).start()
+    threading.Timer(0.5, wake.stop).start()
+    patient.wait(60.0, wake)
+    assert 0.3 < time.monotonic() - begin < 10.0
+    source = sources(File(path, debounce=0.3))
+    source.fetch(None, wake)
+    path.write_text("3")
+    begin = time.monotonic()
+    source.wait(60.0, Wake())
+    assert time.monotonic() - begin > 0.25
+
+
 def test_a_mounted_config_map_is_read_from_one_state(tmp_path: Path, wake: Wake, sources: Callable[[Any], Any]) -> None:
     """The names lead through `..data`; that is resolved once, so that a swap in the middle does not mix two states."""
     for number in (1, 2):
@@ -399,7 +457,19 @@ def test_a_callable_is_asked_each_time(wake: Wake) -> None:
     assert made(content) == {"a": 1}
     with contextlib.ExitStack() as stack:
         assert isinstance(content.make(STORE, dict[str, int], stack)[0], MsgPack)
-    assert origin.fetch("", wake) is None
+    assert origin.fetch(content.tag, wake) is None
+
+
+def test_what_was_not_published_is_not_unchanged(wake: Wake) -> None:
+    """A callable that says UNCHANGED means its last answer, which comes again where the store has not got it."""
+    answers = iter([1, 2, UNCHANGED, UNCHANGED, UNCHANGED])
+    origin = poll(lambda: next(answers), every=5.0)
+    first, second = origin.fetch(None, wake), origin.fetch(None, wake)
+    assert first is not None
+    assert second is not None
+    assert made(origin.fetch(first.tag, wake)) == 2
+    assert made(origin.fetch(None, wake)) == 2
+    assert origin.fetch(second.tag, wake) is None
 
 
 def test_a_callable_is_asked_at_its_times_and_no_sooner(wake: Wake) -> None:

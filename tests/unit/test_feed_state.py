@@ -117,6 +117,18 @@ def test_damaged_state_is_told_and_mended_by_the_next(name: str, offset: int) ->
         assert (found.source, found.damaged) == ("another", False)
 
 
+def test_staleness_is_infinite_after_the_clock_was_set_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A success in the future is no success of this moment: the feed may have died an hour ago."""
+    with Writer(name, initial=1), Reader(name) as r:
+        feed = Feed(name, "a source", None)
+        feed.succeed(False)
+        now = time.time_ns()
+        for back, stale in ((0.0, False), (2.0, False), (60.0, True)):
+            monkeypatch.setattr(time, "time_ns", lambda back=back: now - int(back * 1e9))
+            assert (r.staleness() == math.inf) == stale
+        feed.release()
+
+
 def test_counts_go_on_and_the_last_success_stays(name: str) -> None:
     """A follower that is started again does not make stale values look fresh, and no count is lost."""
     with Writer(name, initial=1), Reader(name) as r:

@@ -342,3 +342,14 @@ def test_any_bytes_are_read_or_refused(saved: Path, data: st.DataObject) -> None
         assert [view.nbytes for view in views] == [part.size_bytes for part in said.parts]
         with contextlib.suppress(ShmcowError):
             files.import_file(f"{said.store}-x", saved, dry_run=True)
+
+
+def test_only_what_a_killed_export_left_is_swept(tmp_path: Path) -> None:
+    """Not what is being written, nor of another file, nor what has another name."""
+    names = [f".a.shmcow.{'0' * 16}.partial", f".a.shmcow.{'1' * 16}.partial", f".b.{'0' * 16}.partial", ".a.shmcow.x"]
+    for name in names:
+        (tmp_path / name).write_text("x")
+        if "1" not in name:
+            os.utime(tmp_path / name, (1.0, 1.0))
+    files.sweep_partial(tmp_path / "a.shmcow")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
