@@ -1,4 +1,4 @@
-"""Draw the terminal pictures of the README, docs/*.svg: ``python docs/pictures.py``.
+"""Draw the terminal pictures of docs/cli.md, docs/*.svg: ``python docs/pictures.py``.
 
 Each shows what the real ``shmcow`` printed on a terminal, about real stores with real processes that read them.
 """

@@ -1,7 +1,7 @@
 """Share read-mostly data between processes: versioned snapshots in shared memory.
 
 A ``Writer`` publishes whole versions of a value; ``Reader`` objects in any number of other processes see the newest
-one at the cost of one atomic load. See README.md for what is guaranteed, and csrc/PROTOCOL.md for why.
+one at the cost of one atomic load. See docs/guarantees.md for what is guaranteed, csrc/PROTOCOL.md for why.
 
 PYTEST_DONT_REWRITE (there is a pytest plugin in this distribution, and this package may be imported before pytest)
 """

@@ -1,4 +1,4 @@
-"""Random programs of the public API in real processes, held to a model of what the README promises (see machine.md)."""
+"""Random programs of the public API in real processes, held to a model of what is promised (see machine.md)."""
 
 from __future__ import annotations
 

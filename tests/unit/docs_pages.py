@@ -102,8 +102,11 @@ def make_place(directory: Path) -> dict[str, str]:
     for name, words in {"shmcow": "-m shmcow ", "python": ""}.items():
         (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words}"$@"\n')
         (tools / name).chmod(0o755)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return {
-        **os.environ,
+        **own,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # ours once, by its file, also where shmcow is not installed
+        "PYTEST_PLUGINS": "_shmcow_pytest",
         "PATH": f"{tools}:{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}:{directory / 'work'}",
         "COLUMNS": "200",

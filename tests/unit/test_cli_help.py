@@ -1,4 +1,4 @@
-"""The help of the command line, the README and what there is: in step."""
+"""The help of the command line, docs/cli.md and what there is: in step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from test_cli import environment, run
 from shmcow.cli import exits
 from shmcow.cli.app import COMMANDS, GROUPS, app
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 CODES = sorted({code for name, code in vars(exits).items() if name.isupper() and isinstance(code, int) and code < 128})
 
 
@@ -90,23 +90,23 @@ def test_every_option_says_what_it_is_for(name: str) -> None:
             assert re.match(r"\S.*\.", parameter.help or ""), parameter.name
 
 
-def test_exit_codes_are_in_the_help_and_in_the_readme() -> None:
+def test_exit_codes_are_in_the_help_and_in_the_page() -> None:
     """Each of them, with the same words."""
     assert [0, *CODES] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 70]
     epilog = " ".join((app.epilog or "").split())
     said = dict(re.findall(r"(\d+) ([a-z][^.]*?)(?:, (?=\d)|\.$)", epilog.removeprefix("Exit codes: ")))
     assert sorted(map(int, said)) == [0, *CODES]
-    readme = " ".join(README.split())
+    page = " ".join(PAGE.split())
     for code, words in said.items():
-        assert f"{code} {words}" in readme, f"the README does not say that exit code {code} is {words!r}"
+        assert f"{code} {words}" in page, f"docs/cli.md does not say that exit code {code} is {words!r}"
     table = (exits.__doc__ or "").partition("meaning")[2]
     assert sorted(int(code) for code in re.findall(r"^(\d+) ", table, re.MULTILINE)) == [0, *CODES]
 
 
-def test_readme_has_every_command_in_its_table() -> None:
+def test_page_has_every_command_in_its_table() -> None:
     """With options that exist; and no command that does not exist."""
     found: set[str] = set()
-    for row in re.findall(r"^\| `shmcow .* \|$", README, re.MULTILINE):
+    for row in re.findall(r"^\| `shmcow .* \|$", PAGE, re.MULTILINE):
         cell = re.split(r"(?<!\\)\|", row)[1]
         called = set(re.findall(r"`(?:shmcow )?([a-z]+)", cell))
         assert called <= set(COMMANDS), row

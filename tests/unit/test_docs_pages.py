@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -26,10 +27,15 @@ from docs_pages import DOCS, KINDS, PAGES, ROOM, ROOT, Step, blocks, prose, step
 from processes import SHM, Child, Link
 
 import shmcow
-from shmcow import Reader, Snapshot, Writer, _core, codecs, machine
+from shmcow import Reader, Snapshot, Writer, _core, codecs, feed, machine, validators
 from shmcow.cli import exits, output
 from shmcow.cli.app import app
+from shmcow.contrib import prometheus, request, wsgi
 
+# Pages name what is public in these modules without the module, and methods of these classes without a variable.
+MODULES = (codecs, feed, prometheus, request, validators, wsgi)
+NAMES = SimpleNamespace(**{name: getattr(module, name) for module in MODULES for name in module.__all__})
+VIEWS = (codecs.IPTable, codecs.IPTableView, codecs.TableView)
 UNITS = sorted((DOCS / "systemd").glob("*.service"))
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -201,7 +207,7 @@ def check_code(code: str) -> None:
 
 def check_call(name: str, keywords: set[str]) -> None:
     """Fail unless something of ours has this name and takes these arguments."""
-    owners = [shmcow, codecs, Reader, Writer, Snapshot]
+    owners = [shmcow, NAMES, Reader, Writer, Snapshot, *VIEWS]
     called = next((found for owner in owners if callable(found := getattr(owner, name, None))), None)
     assert called is not None, f"there is no {name}()"
     if keywords:
@@ -287,6 +293,19 @@ def test_concepts_clear_up_at_least_eight_misconceptions() -> None:
     """Each is a sentence in quotation marks, with what is true behind it."""
     section = (DOCS / "concepts.md").read_text().split("## What people get wrong at first")[1].split("\n## ")[0]
     assert len(re.findall(r'^\*\*"[^"]+"\*\* \w', section, re.MULTILINE)) >= 8
+
+
+def test_alerts_ask_for_metrics_that_there_are(name: str) -> None:
+    """Each metric in the rules of the page on observing is one that the collector gives of a store."""
+    (block,) = [block for block in blocks(DOCS / "observing.md") if block.kind == "yaml"]
+    (group,) = yaml.safe_load(block.text)["groups"]
+    rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    assert len(rules) == 6
+    given = {family.name for family in prometheus.StoreCollector(name).collect()}
+    for rule, expression in rules.items():
+        asked = re.findall(r"\bshmcow_\w+", expression)
+        assert asked, rule
+        assert {metric.removesuffix("_total") for metric in asked} <= given, rule
 
 
 # ---- units and manifests ----

@@ -19,6 +19,7 @@ import shmcow
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "docs"
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(shmcow.__path__, "shmcow.")
@@ -26,9 +27,9 @@ MODULES = sorted(
 )
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's code blocks in one language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    """Return the code blocks of a page in one language; without a page, the README's."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_readme_example_prints_what_the_readme_shows() -> None:
@@ -39,14 +40,15 @@ def test_readme_example_prints_what_the_readme_shows() -> None:
     assert done.stdout == expected
 
 
-def test_readme_reference_data_runs(name: str) -> None:
-    """The README's parts are published, read together, and shared."""
-    (example,) = [block for block in blocks("python") if "PARTS = " in block]
-    config = blocks("python")[0].split("# in the process that knows")[0]
-    lines = example.replace('"reference"', repr(name)).rstrip().splitlines()
+def test_reference_data_runs(name: str) -> None:
+    """The parts in the page on tables are published, read together, and shared."""
+    (example,) = [block for block in blocks("python", (DOCS / "tables.md").read_text()) if "PARTS = " in block]
+    *lines, last = example.replace('"reference"', repr(name)).rstrip().splitlines()
+    assert last == f"destroy({name!r})"
     space: dict[str, Any] = {}
-    exec("\n".join([config, *lines[:-1], f"answer = ({lines[-1]})"]), space)
-    assert space["answer"] == (2.0, "AU", 0)
+    exec("\n".join(lines), space)
+    now = space["now"]
+    assert (now.config.timeout, now.geo["1.1.1.7"], now.groups.get("bob", 0)) == (2.0, "AU", 0)
     first, second = reversed(shmcow.describe(name).generations)
     assert second.segments[1:] == first.segments[1:]
 
@@ -92,9 +94,13 @@ def test_readme_shell_session_prints_what_the_readme_shows(name: str) -> None:
 
 
 def test_readme_links_lead_somewhere() -> None:
-    """Every relative link in the README is a file of the project."""
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+    """Every relative link in the README is a file of the project, or a heading there."""
+    for target in re.findall(r"\]\(([^):]+)\)", README):
+        file, _, anchor = target.partition("#")
+        assert (ROOT / file).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", (ROOT / file).read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings], target
 
 
 def test_readme_names_only_what_exists() -> None:
@@ -119,11 +125,13 @@ def test_docstring_examples_run(module: str) -> None:
     assert results.failed == 0
 
 
-def test_readme_requests_have_one_version(name: str) -> None:
-    """The README's stream has one version to its end, while another is published."""
-    (example,) = [block for block in blocks("python") if "def stream(" in block]
-    space: dict[str, Any] = {"config": shmcow.Reader(name)}
-    exec(example, space)
+def test_requests_have_one_version(name: str) -> None:
+    """The stream in the page on servers has one version to its end, while another is published."""
+    (example,) = [block for block in blocks("python", (DOCS / "servers.md").read_text()) if "def stream(" in block]
+    definitions, server, _ = example.replace('"app-config"', repr(name)).partition("\nwith Writer(")
+    assert server
+    space: dict[str, Any] = {}
+    exec(definitions, space)
     with shmcow.Writer(name, initial="old") as writer:
         response = space["application"]({}, lambda *_: None)
         pieces = []

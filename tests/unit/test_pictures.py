@@ -1,4 +1,4 @@
-"""The terminal pictures of the README: drawn from what the real command prints."""
+"""The terminal pictures of docs/cli.md: drawn from what the real command prints."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_picture_holds_what_the_command_printed(name: str, pictures: ModuleType)
 
 
 @pytest.mark.parametrize("command", ["ls", "stat", "readers", "top"])
-def test_pictures_of_the_readme_are_there(command: str, pictures: ModuleType) -> None:
+def test_pictures_of_the_page_are_there(command: str, pictures: ModuleType) -> None:
     """Each shows its command and the stores of the stage, without a path of anybody's machine."""
     svg = (ROOT / "docs" / f"{command}.svg").read_text()
     lines = words_of(svg)
@@ -62,4 +62,4 @@ def test_pictures_of_the_readme_are_there(command: str, pictures: ModuleType) ->
     assert any("app-config" in line for line in lines)
     assert not re.search(r"/(home|root|tmp)/", svg)
     assert "@font-face" not in svg
-    assert f"docs/{command}.svg" in (ROOT / "README.md").read_text()
+    assert f"]({command}.svg)" in (ROOT / "docs" / "cli.md").read_text()

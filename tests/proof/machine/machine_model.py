@@ -1,4 +1,4 @@
-"""What the README and csrc/PROTOCOL.md promise of one store, said in a few lines of Python."""
+"""What docs/guarantees.md and csrc/PROTOCOL.md promise of one store, said in a few lines of Python."""
 
 from __future__ import annotations
 
