@@ -593,8 +593,10 @@ static inline int shmcow_hold_one(const shmcow_header *h, const shmcow_reader_op
         if (shmcow_intact(atomic_load_explicit(&h->words[i], memory_order_relaxed), version)) {
             SHMCOW_STEP("hold.copied");
             r = shmcow_check_entry(table, out, version) == SHMCOW_FINE ? ops->map(ctx, out) : SHMCOW_CORRUPT;
-            if (r == -ENOENT) /* forced out between the look and the map, or removed from outside? */
-                r = shmcow_openable(shmcow_load_word(h, i), version) ? SHMCOW_MISSING : SHMCOW_MOVED;
+            if (r == -ENOENT) /* forced out between the look and the map; swept with a store that was given up; or damage? */
+                r = !shmcow_openable(shmcow_load_word(h, i), version)   ? SHMCOW_MOVED
+                    : shmcow_load_current(h) == SHMCOW_DESTROYED ? SHMCOW_ENDED
+                                                                  : SHMCOW_MISSING;
         }
     }
     if (r < 0)

@@ -63,8 +63,8 @@ def test_it_feeds_until_sigterm_and_leaves_the_store(start: Start, tmp_path: Pat
     process = start("config.toml", name, "--json", "--save", "saved.shmcow", "--author", "ops", "--retain", "2")
     events: list[dict[str, Any]] = [json.loads(line(process)) for _ in range(2)]
     assert [(event["kind"], event["version"], event["source"]) for event in events] == [
-        ("following", 0, "config.toml"),
-        ("published", 1, "config.toml"),
+        ("following", 0, str(tmp_path / "config.toml")),
+        ("published", 1, str(tmp_path / "config.toml")),
     ]
     second = start("config.toml", name)
     out, err = second.communicate()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .litmus import Build, Litmus, Orders, Outcome, Twin
 from .program import PLAIN, Body, Program, Thread, add, exchange, fence, load, store, swap
 from .rc11 import Model
-from .shared import any_thread, never, relaxed
+from .shared import CURRENT, END, any_thread, never, relaxed
 from .sites import NAMED
 
 PUSH, HEAD, HEAD_AGAIN = "shmcow_fd_take cas all", "shmcow_fd_take load all", "shmcow_fd_take load all #2"
@@ -282,6 +282,22 @@ def name_missing(o: Orders, unlink: str = "release", lookup: str = "acquire") ->
     return Program({"writer": writer, "reader": reader}, {"word": 53, "name": 1})
 
 
+def name_swept(o: Orders, unlink: str = "release", lookup: str = "acquire") -> Program:
+    """A store is given up, its successor sweeps the names: who misses one also sees DESTROYED (SHMCOW_ENDED)."""
+
+    def writer() -> Body:
+        yield store("current", 99, o(END))
+        yield store("name", 0, unlink)
+        return None
+
+    def reader() -> Body:
+        if (yield load("name", lookup)) == 1:
+            return "mapped"
+        return "missing" if (yield load("current", o(CURRENT))) == 5 else "ended"
+
+    return Program({"writer": writer, "reader": reader}, {"current": 5, "name": 1})
+
+
 def no_kernel(build: Callable[[Orders, str, str], Program]) -> tuple[Twin, ...]:
     return (
         Twin("the kernel releases nothing", other=lambda o: build(o, "relaxed", "acquire")),
@@ -350,6 +366,8 @@ IN_CI = (
            no_kernel(writer_lock)),
     Litmus("name_missing", "", "a forced reclaim is taken for damage", name_missing, never("missing"),
            never("again"), (no_kernel(name_missing)[1],)),
+    Litmus("name_swept", "", "a store that was given up is taken for a damaged one", name_swept, never("missing"),
+           never("ended"), no_kernel(name_swept)),
 )  # fmt: skip
 
 LARGER = (

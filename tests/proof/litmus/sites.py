@@ -148,7 +148,7 @@ SEQUENCES = {
     ),
     "shmcow_hold_one": (
         "ops->mark", "fence", "shmcow_load_word", "shmcow_load_word", "shmcow_load_entry", "load", "ops->map",
-        "shmcow_load_word", "ops->clear",
+        "shmcow_load_word", "shmcow_load_current", "ops->clear",
     ),
     "shmcow_hold_current": ("shmcow_load_current", "shmcow_hold_one"),
     "shmcow_build": ("load", "add", "shmcow_store_entry", "shmcow_load_word", "cas", "shmcow_drop", "shmcow_advance"),

@@ -100,6 +100,12 @@ static void publish_at_mark(const char *name)
     }
 }
 
+static void give_up_at_map(void)
+{
+    world.at_map = NULL;
+    h->current = SHMCOW_DESTROYED; /* and the successor sweeps the names; the words stay as they were */
+}
+
 static void doom_at_map(void) { h->words[1] = shmcow_word(2, SHMCOW_DOOMED); }
 static void live_again(void)
 {
@@ -156,7 +162,15 @@ static void test_hold_is_moved_on(void)
     world.map_error[0] = -ENOENT; /* gone, and yet the word says HELD */
     CHECK(hold_current() == SHMCOW_MISSING);
     now_marked(3, 0);
-    world.map_error[1] = -EMFILE;
+    begin();
+    history(0, 3);
+    world.at_map = give_up_at_map;
+    world.map_error[0] = -ENOENT;
+    CHECK(hold_current() == SHMCOW_ENDED);
+    now_marked(3, 0);
+    begin();
+    history(0, 3);
+    world.map_error[0] = -EMFILE;
     CHECK(hold_current() == -EMFILE);
     now_marked(3, 0);
     h->words[2] = shmcow_word(3, SHMCOW_CONDEMNED);
