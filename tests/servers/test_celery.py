@@ -82,6 +82,9 @@ def answer_of(start: float, result: Any) -> Answer:
     return Answer(start, time.monotonic(), looks[0]["pid"], version)
 
 
+LOST_AFTER = 10.0  # seconds until celery gives up a task whose process has ended (billiard's LOST_WORKER_TIMEOUT)
+
+
 def put_whole(channel: Any, queue: str, payload: Any, **_: Any) -> None:
     """Put a message into the folder as a whole: kombu's is there before it is written, and may be read then."""
     from kombu.utils.json import dumps
@@ -91,13 +94,13 @@ def put_whole(channel: Any, queue: str, payload: Any, **_: Any) -> None:
     file.with_suffix(".new").rename(file)
 
 
-def value_of(result: Any) -> Any:
+def value_of(result: Any, seconds: float = WATCHDOG) -> Any:
     """Wait for a task's result; celery's file is there before it is written, and looked at again."""
     from kombu.exceptions import DecodeError
 
     while True:
         try:
-            return result.get(timeout=WATCHDOG, interval=POLL)
+            return result.get(timeout=seconds, interval=POLL)
         except DecodeError:
             time.sleep(POLL)
 
@@ -199,10 +202,12 @@ def publish_until_seen(worker: Worker, tasks: Any, load: Load, published: list[P
 def kill_in_mid_task(worker: Worker, pid: int, task: Any, held: int) -> None:
     """Kill a process in a task that still holds an old version: the hold goes at once, and that task alone is lost."""
     from billiard.exceptions import WorkerLostError
+    from celery import exceptions as celery_exceptions
 
     assert processes.held_by(pid, worker.store) == {held}
     os.kill(pid, signal.SIGKILL)
     with shmcow.Writer(worker.store) as writer:
         writer.wait_unused(held, timeout=WATCHDOG)
-    with pytest.raises(WorkerLostError):
-        value_of(task)
+    # Celery tells of the loss, if it had taken note of who works at the task; sometimes it had not, and it says nothing then.
+    with pytest.raises((WorkerLostError, celery_exceptions.TimeoutError)):
+        value_of(task, 2 * LOST_AFTER)
