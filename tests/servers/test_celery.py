@@ -208,6 +208,6 @@ def kill_in_mid_task(worker: Worker, pid: int, task: Any, held: int) -> None:
     os.kill(pid, signal.SIGKILL)
     with shmcow.Writer(worker.store) as writer:
         writer.wait_unused(held, timeout=WATCHDOG)
-    # Celery tells of the loss, if it had taken note of who works at the task; sometimes it had not, and it says nothing then.
+    # Celery tells of the loss, if it had taken note of who works at the task; sometimes it has not.
     with pytest.raises((WorkerLostError, celery_exceptions.TimeoutError)):
         value_of(task, 2 * LOST_AFTER)
