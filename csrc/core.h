@@ -91,9 +91,10 @@ typedef struct {
     uint64_t done;     /* bytes written so far */
 } core_filling;
 
-/* Names that cleaning up needs: whoever gives back for lack of memory must not need any to look them up. */
+/* Names of what is called: whoever gives back for lack of memory must not need any to look them up, and each publish
+   asks for most of them (a name that is not interned is found in no method cache). */
 typedef struct {
-    PyObject *fd, *close_fd, *is_owned, *release;
+    PyObject *acquire, *close_fd, *fd, *is_owned, *make, *release, *unlink_segment;
 } core_names;
 extern core_names core_known;
 

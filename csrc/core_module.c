@@ -299,10 +299,13 @@ static int module_exec(PyObject *module)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    if ((core_known.fd = PyUnicode_InternFromString("fd")) == NULL ||
+    if ((core_known.acquire = PyUnicode_InternFromString("acquire")) == NULL ||
         (core_known.close_fd = PyUnicode_InternFromString("close_fd")) == NULL ||
+        (core_known.fd = PyUnicode_InternFromString("fd")) == NULL ||
         (core_known.is_owned = PyUnicode_InternFromString("_is_owned")) == NULL ||
-        (core_known.release = PyUnicode_InternFromString("release")) == NULL)
+        (core_known.make = PyUnicode_InternFromString("make")) == NULL ||
+        (core_known.release = PyUnicode_InternFromString("release")) == NULL ||
+        (core_known.unlink_segment = PyUnicode_InternFromString("unlink_segment")) == NULL)
         return -1;
     if ((state->errors = PyImport_ImportModule("shmcow.errors")) == NULL ||
         (state->store_type = core_make_store_type(module)) == NULL ||

@@ -48,7 +48,7 @@ static PyObject *guard_take(guard_object *self, PyObject *timeout)
 {
     if (self->mutex == NULL || self->taken)
         return PyErr_Format(PyExc_RuntimeError, "a turn takes its mutex once");
-    PyObject *got = PyObject_CallMethod(self->mutex, "acquire", "iO", 1, timeout);
+    PyObject *got = PyObject_CallMethodObjArgs(self->mutex, core_known.acquire, Py_True, timeout, NULL);
     if (got != NULL)
         self->taken = PyObject_IsTrue(got) == 1;
     return got;

@@ -29,9 +29,9 @@ static int op_marked(void *ctx, uint64_t version)
 }
 
 /* A segment's name as shm_open() wants it: with one slash. */
-static void segment_name(const writer_object *self, uint64_t segment, char *name, size_t room)
+static PyObject *segment_name(const writer_object *self, uint64_t segment)
 {
-    snprintf(name, room, "%s%llu", strrchr(self->store->prefix, '/'), (unsigned long long)segment);
+    return PyUnicode_FromFormat("%s%llu", strrchr(self->store->prefix, '/'), (unsigned long long)segment);
 }
 
 /* An OSError that says ENOSPC is an answer; anything else passes through. */
@@ -74,12 +74,12 @@ static int still_ours(writer_object *self)
 }
 
 /* posix_ipc's exceptions into ours. */
-static void translate(writer_object *self, const char *name)
+static void translate(writer_object *self, PyObject *name)
 {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyErr_NormalizeException(&type, &value, &trace);
-    PyObject *ours = PyObject_CallMethod(self->segments, "translated", "Os", value, name);
+    PyObject *ours = PyObject_CallMethod(self->segments, "translated", "OO", value, name);
     if (ours != NULL)
         PyErr_SetObject((PyObject *)Py_TYPE(ours), ours);
     Py_XDECREF(ours);
@@ -93,15 +93,17 @@ static int op_unlink(void *ctx, uint64_t segment);
 /* Make the file of a segment, and take its descriptor over. */
 static int make_file(writer_object *self, core_filling *filling, uint64_t segment)
 {
-    char name[NAME_MAX + 1];
-    segment_name(self, segment, name, sizeof name);
+    PyObject *name = segment_name(self, segment);
+    if (name == NULL)
+        return -ECANCELED;
     /* C calls C (a functools.partial of posix_ipc's type): no signal handler can run between shm_open() and the line
        that takes the descriptor over, and lose it */
-    PyObject *object = PyObject_CallMethod(self->segments, "make", "s", name);
-    if (object == NULL) {
+    PyObject *object = PyObject_CallMethodObjArgs(self->segments, core_known.make, name, NULL);
+    if (object == NULL)
         translate(self, name);
+    Py_DECREF(name);
+    if (object == NULL)
         return take_no_space();
-    }
     int fd = core_take_fd(object);
     Py_DECREF(object);
     if (fd < 0)
@@ -151,13 +153,15 @@ static int op_unlink(void *ctx, uint64_t segment)
 {
     writer_object *self = ctx;
     PyObject *type, *value, *trace;
-    char name[NAME_MAX + 1];
     if (still_ours(self) < 0)
         return -ECANCELED;
-    segment_name(self, segment, name, sizeof name);
     PyErr_Fetch(&type, &value, &trace); /* cleaning up after an exception must not lose it */
-    PyObject *done = PyObject_CallMethod(self->segments, "unlink_segment", "sl", name, (long)self->store->uid);
+    PyObject *name = segment_name(self, segment), *owner = PyLong_FromLong((long)self->store->uid), *done = NULL;
+    if (name != NULL && owner != NULL)
+        done = PyObject_CallMethodObjArgs(self->segments, core_known.unlink_segment, name, owner, NULL);
     long error = done != NULL ? PyLong_AsLong(done) : ECANCELED;
+    Py_XDECREF(name);
+    Py_XDECREF(owner);
     Py_XDECREF(done);
     if (error < 0 || error > 4095)
         error = ECANCELED;
@@ -259,8 +263,12 @@ int core_ready_fd(const store_object *store, shmcow_fd *node, const char *object
 static bool still_there(writer_object *self, const shmcow_fd *node, const char *object)
 {
     char path[PATH_MAX];
-    int n = snprintf(path, sizeof path, "%s%s", self->store->prefix, object);
-    return n > 0 && (size_t)n < sizeof path && shmcow_same_file(path, node->dev, node->ino) == 1;
+    size_t prefix = strlen(self->store->prefix), rest = strlen(object) + 1;
+    if (prefix + rest > sizeof path)
+        return false;
+    memcpy(path, self->store->prefix, prefix);
+    memcpy(path + prefix, object, rest);
+    return shmcow_same_file(path, node->dev, node->ino) == 1;
 }
 
 static void now_locked(writer_object *self)

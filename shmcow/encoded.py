@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import msgspec
+
 from shmcow import _core
 from shmcow.codecs import Codec, Part, StoredPart
 from shmcow.decoding import CHECKED_BYTES
@@ -24,19 +26,13 @@ def schema_of(codec: Codec[Any]) -> Schema:
     return Schema(codec.fingerprint, codec.name.encode(), bounded("type", codec.type_name, 88))
 
 
-class EncodedPart(NamedTuple):
-    """One part of a value, encoded: views to be written one after the other, and all of it as one."""
+class EncodedPart(msgspec.Struct, frozen=True):
+    """One part of a value, encoded: views to be written one after the other, and how it will be stored, as one view."""
 
     name: bytes
     codec: bytes
     views: list[memoryview]
-    whole: memoryview
-    typed: bool
-
-    @property
-    def stored(self) -> StoredPart:
-        """The part as a codec decodes it."""
-        return StoredPart(self.whole, self.name.decode(), self.codec.decode(), typed=self.typed)
+    stored: StoredPart
 
     def listed(self, verify: bool) -> Listed:
         """Return what a version lists for it when it goes into a segment of its own.
@@ -44,17 +40,18 @@ class EncodedPart(NamedTuple):
         Args:
             verify: whether to compute the CRC of a long payload, too.
         """
-        length = self.whole.nbytes
+        whole = self.stored.view
+        length = whole.nbytes
         flags = _core.HAS_CRC if length <= CHECKED_BYTES or verify else 0
-        crc = zlib.crc32(self.whole) if flags else 0
-        return self.name, 0, length, crc, flags | (_core.IS_TYPED if self.typed else 0), self.codec, self.views
+        crc = zlib.crc32(whole) if flags else 0
+        return self.name, 0, length, crc, flags | (_core.IS_TYPED if self.stored.typed else 0), self.codec, self.views
 
 
 # What a version lists for a part: name, segment (0: a fresh one), length, crc, flags, codec, buffers.
 Listed: TypeAlias = tuple[bytes, int, int, int, int, bytes, list[memoryview] | None]
 
 
-class Encoded(NamedTuple):
+class Encoded(msgspec.Struct, frozen=True):
     """A value that is ready to be published: encoded, and decoded again as a check. Or some parts of one."""
 
     parts: list[EncodedPart]
@@ -64,16 +61,22 @@ class Encoded(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """These parts' payloads together."""
-        return sum(part.whole.nbytes for part in self.parts)
+        return sum(part.stored.view.nbytes for part in self.parts)
 
 
-def prove(codec: Codec[Any], value: Any, freeze: bool) -> Encoded:
+def prove(codec: Codec[Any], value: Any, freeze: bool, *, some: bool = False) -> Encoded:
     """Encode a value, and prove that it decodes to what it should.
+
+    Args:
+        codec: for it.
+        value: what to publish; of a Bundle of some parts with these.
+        freeze: whether what it decodes to must freeze, too.
+        some: whether these are some of the parts of a version only.
 
     Raises:
         ValidationError: it does not.
     """
-    parts = [encode_part(part) for part in codec.encode_parts(value)]
+    parts = list(map(encode_part, codec.encode_parts(value)))
     if not 1 <= len(parts) <= _core.MAX_SEGMENTS:
         raise ValidationError(f"a version has 1 to {_core.MAX_SEGMENTS} parts, found {len(parts)}")
     try:
@@ -81,7 +84,7 @@ def prove(codec: Codec[Any], value: Any, freeze: bool) -> Encoded:
         codec.prove(decoded)
     except (DecodeError, CodecMismatchError, CorruptSegmentError) as exc:
         raise ValidationError(f"the value would not be readable: {exc}") from exc
-    return Encoded(parts, decoded)
+    return Encoded(parts, decoded, some)
 
 
 class Said(NamedTuple):
@@ -127,23 +130,25 @@ def is_forced(source: str) -> bool:
 def encode_part(part: Part) -> EncodedPart:
     """Return one part as views of bytes, whatever buffers its codec gave."""
     try:
-        views = [_as_view(buffer) for buffer in part.buffers]
+        views = list(map(_as_view, part.buffers))
         whole = views[0] if len(views) == 1 else _as_view(b"".join(views))
         name = bounded("a part's name", part.name, 32) if part.name else b""
         codec = part.codec.encode("ascii")
+        ended = "\0" in part.codec
     except (TypeError, ValueError, AttributeError, BufferError) as exc:
         raise ValidationError(
             f"the codec gave a part that cannot be written: expected C-contiguous buffers, and texts for its name and "
             f"codec, found: {exc}"
         ) from exc
-    if not 0 < len(codec) < _core.CODEC_BYTES or b"\0" in codec:
+    if not 0 < len(codec) < _core.CODEC_BYTES or ended:
         raise ValidationError(f"a part's codec is named by 1 to 31 ASCII characters, found {part.codec!r}")
-    return EncodedPart(name, codec, views, whole, bool(part.typed))
+    stored = StoredPart(whole, name.decode() if name else "", part.codec, typed=bool(part.typed))
+    return EncodedPart(name, codec, views, stored)
 
 
 def _as_view(buffer: Any) -> memoryview:
     view = memoryview(buffer)
-    if not view.readonly and view.nbytes <= CHECKED_BYTES:
-        view = memoryview(view.tobytes())  # whoever changes it meanwhile must not spoil the checksum
-    view = view.toreadonly()
+    if not view.readonly:
+        # whoever changes it meanwhile must not spoil the checksum
+        view = memoryview(view.tobytes()) if view.nbytes <= CHECKED_BYTES else view.toreadonly()
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")

@@ -34,7 +34,7 @@ from shmcow.errors import (
 from shmcow.fdinfo import locks_on, pids
 from shmcow.holders import name_holders
 from shmcow.segments import Found, check_name
-from shmcow.store import DEFAULT_LOCK_TIMEOUT, STATES, Keeper, Settings, check_timeout
+from shmcow.store import DEFAULT_LOCK_TIMEOUT, STATES, Keeper, Settings, Turn, check_timeout
 
 __all__ = ["MIN_AGE", "Garbage", "collect", "garbage", "unlink_all"]
 
@@ -400,7 +400,7 @@ def _take_turn(name: str, lock_timeout: float) -> None:
         keeper.attach(create=False, end_lost=False)
     except StoreNotFoundError:
         return  # destroyed meanwhile, or by us: what is still there was told before, or is found the next time
-    with contextlib.suppress(StoreDestroyedError), keeper.turn(recreate=False) as turn:
+    with contextlib.suppress(StoreDestroyedError), Turn(keeper, recreate=False) as turn:
         turn.sweep()
         turn.core.reclaim(turn.store.retain)
 

@@ -206,8 +206,10 @@ def unlink_segment(name: str, owner: int) -> int:
             generation from being freed.
     """
     try:
-        unlink(name)
-    except (NotOwnerError, OSError) as exc:
+        posix_ipc.unlink_shared_memory(name)
+    except posix_ipc.ExistentialError:
+        return 0
+    except (posix_ipc.PermissionsError, OSError) as exc:
         if not is_ours(name[1:], owner):
             return 0
         _log.warning("could not unlink %s: %s", name, exc)

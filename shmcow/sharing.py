@@ -95,18 +95,18 @@ class Shared:
             stored = self.stored[name]
         except CorruptSegmentError:
             return fresh
-        same = stored.codec.encode() == part.codec and _core.same(stored.view, part.whole)
+        same = stored.codec.encode() == part.codec and _core.same(stored.view, part.stored.view)
         return listed_again(there) if same else fresh
 
 
-def kept_parts(codec: Codec[Any] | None, encoded: Encoded, shared: Shared | None, store: str) -> list[str]:
+def kept_parts(codec: Codec[Any], encoded: Encoded, shared: Shared | None, store: str) -> list[str]:
     """Name the parts of a bundle that were not given: they stay as they are.
 
     Raises:
         CodecMismatchError: a part of the current version would be dropped.
         ValidationError: a part was neither given nor ever published.
     """
-    if codec is None or codec.name != Bundle.name:
+    if codec.name != Bundle.name:
         return []
     given = {part.stored.name for part in encoded.parts}
     others = [name for name in shared or () if name not in given]
@@ -132,7 +132,7 @@ def list_parts(given: list[EncodedPart], shared: Shared | None, kept: list[str],
         verify: whether to compute the CRCs of long payloads, too.
     """
     if shared is None:
-        return tuple(part.listed(verify) for part in given)
+        return tuple([part.listed(verify) for part in given])
     listed = {part.name.decode(): shared.listed(part, verify) for part in given}
     if kept:
         order = [name for name in shared if name in listed or name in kept]

@@ -271,17 +271,6 @@ class Keeper:
     def _forget(self) -> None:
         self._store = self._core = None
 
-    def turn(self, *, recreate: bool, timeout: float | None = None, ending: bool = False) -> Turn:
-        """Return a turn under the writer lock, to be entered with ``with``.
-
-        Args:
-            recreate: whether a store that was destroyed or removed meanwhile is created again.
-            timeout: how long to wait for the lock, in seconds; None: ``lock_timeout``.
-            ending: whether the turn is to destroy the store: then a damaged table, which cannot be recovered, is no
-                obstacle.
-        """
-        return Turn(self, recreate, self.lock_timeout if timeout is None else timeout, ending)
-
     def mutex(self) -> threading.RLock:
         """Return the mutex of this very process: a child's is new, its parent's may be held by a thread it lacks."""
         forks = _core.forks()
@@ -298,15 +287,22 @@ class Turn(_core.TurnGuard):
     """One turn under the writer lock: recovered, and alone. Entered, it has ``store`` and ``core``.
 
     Leaving it is C (``_core.TurnGuard``), so that no interrupt can come between.
+
+    Args:
+        keeper: of the writer.
+        recreate: whether a store that was destroyed or removed meanwhile is created again.
+        timeout: how long to wait for the lock, in seconds; None: the keeper's ``lock_timeout``.
+        ending: whether the turn is to destroy the store: then a damaged table, which cannot be recovered, is no
+            obstacle.
     """
 
     store: _core.Store
 
-    def __init__(self, keeper: Keeper, recreate: bool, timeout: float, ending: bool = False) -> None:
+    def __init__(self, keeper: Keeper, *, recreate: bool, timeout: float | None = None, ending: bool = False) -> None:
         self._keeper = keeper
         self._recreate = recreate
         self._ending = ending
-        self._timeout = timeout
+        self._timeout = keeper.lock_timeout if timeout is None else timeout
         self._mutex = keeper.mutex()
 
     def __enter__(self) -> Self:

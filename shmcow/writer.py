@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, overload
 
 from typing_extensions import TypeForm, TypeVar
 
-from shmcow import _core, codecs, draft, schema, segments, validators
-from shmcow.agreement import agreed_codec, check_schema
+from shmcow import _core, draft
+from shmcow.agreement import agreed_codec
 from shmcow.arguments import check_count, check_group, check_mode, check_version, given_codec
 from shmcow.codecs import Bundle, Codec
-from shmcow.decoding import Decoding
-from shmcow.encoded import Encoded, Said, Schema, as_forced, bounded, prove, say, schema_of
+from shmcow.committing import REFUSED, Committer, check_expected, schema_in
+from shmcow.encoded import Encoded, Said, Schema, say
 from shmcow.errors import (
     ClosedError,
-    CodecMismatchError,
-    CorruptSegmentError,
-    DecodeError,
-    NotPublishedError,
-    OutOfSharedMemoryError,
     StoreDestroyedError,
     StoreNotFoundError,
     ValidationError,
@@ -32,9 +28,8 @@ from shmcow.errors import (
 )
 from shmcow.holders import name_holders
 from shmcow.segments import check_name
-from shmcow.sharing import Shared, kept_parts, list_parts, listed_whole, repeats
-from shmcow.snapshot import Snapshot, load
-from shmcow.store import COUNTERS, Keeper, Settings, Turn, check_timeout, end, gone, hold_at, openable
+from shmcow.snapshot import Snapshot
+from shmcow.store import Keeper, Settings, Turn, check_timeout, end, gone, hold_at, openable
 from shmcow.validators import check as check_validators
 from shmcow.waiting import Pause, Sleep, check_wait, until
 
@@ -47,10 +42,6 @@ if TYPE_CHECKING:
 T = TypeVar("T", default=Any)
 
 _log = logging.getLogger("shmcow")
-
-_ANY_VERSION: Final = _core.DESTROYED
-_REFUSED: Final = COUNTERS.index("refused")
-_CONFLICTS: Final = COUNTERS.index("conflicts")
 
 
 class _Missing:
@@ -185,15 +176,11 @@ class Writer(Generic[T]):
         force: bool = False,
     ) -> None:
         self._name = check_name(name)
-        self._freeze = freeze
-        self._verify = verify
-        self._force = force
-        self._validators = check_validators(validators)
-        self._codec = given_codec(type, codec, freeze)
-        self._schema: Schema | None = None  # what the codec says of itself, asked once
-        self._freezes: bool | None = None
-        self._fits = 0  # the last version that is known to fit this writer's schema
         self._closed = False
+        committer = functools.partial(
+            Committer, checks=check_validators(validators), freeze=freeze, verify=verify, force=force
+        )
+        given = given_codec(type, codec, freeze)
         settings = Settings(
             None if mode is None else check_mode(mode),
             check_group(group),
@@ -201,10 +188,11 @@ class Writer(Generic[T]):
             check_count("max_total_bytes", max_total_bytes),
         )
         check_timeout("lock_timeout", lock_timeout)
-        first = self._encode(initial) if initial is not _MISSING and self._codec is not None else None
+        first = committer(given).prove(initial) if initial is not _MISSING and given is not None else None
         self._keeper = Keeper(name, settings, lock_timeout)
-        self._store, _ = self._keeper.attach(create=create)
-        self._codec = agreed_codec(self._store, self._codec, type, freeze, force)
+        store, _ = self._keeper.attach(create=create)
+        self._committer: Committer = committer(agreed_codec(store, given, type, freeze, force))
+        self._committer.store = store
         self._configure(settings)
         self._warn_of_permissions(mode, settings)
         if initial is not _MISSING and self._store.word == 0:
@@ -240,7 +228,7 @@ class Writer(Generic[T]):
             DecodeError, CorruptSegmentError: it cannot be used.
         """
         self._check_open()
-        return self._load(self._store.hold())
+        return self._committer.load(self._store.hold())
 
     # ---- publishing ----
 
@@ -307,8 +295,8 @@ class Writer(Generic[T]):
         self._check_open()
         said = say(message, author, source)
         with self._turn(recreate=False) as turn:
-            self._check_follows(turn)
-            new = function(self._load(turn.store.hold()).value)
+            self._committer.check_follows(turn)
+            new = function(self._committer.load(turn.store.hold()).value)
             return self._commit_new(turn, new, said, "update's function")
 
     def patch(self, /, **changes: Any) -> int:
@@ -322,7 +310,7 @@ class Writer(Generic[T]):
         Raises:
             ValidationError: a field is unknown, or its value does not fit.
         """
-        if isinstance(self._codec, Bundle):
+        if isinstance(self._committer.codec, Bundle):
             return self.publish_parts(changes)
         return self.update(lambda old: draft.patched(old, changes))
 
@@ -342,8 +330,8 @@ class Writer(Generic[T]):
         self._check_open()
         said = say(message, author, source)
         with self._turn(recreate=False) as turn:
-            self._check_follows(turn)
-            copy = draft.open_draft(self._load(turn.store.hold()).value)
+            self._committer.check_follows(turn)
+            copy = draft.open_draft(self._committer.load(turn.store.hold()).value)
             yield copy
             self._commit_new(turn, draft.close_draft(copy), said, "edit")
 
@@ -381,7 +369,7 @@ class Writer(Generic[T]):
         Concurrency: as ``publish``.
         """
         self._check_open()
-        codec = self._codec
+        codec = self._committer.codec
         if not isinstance(codec, Bundle):
             raise TypeError(
                 f"publish_parts is for stores of several parts: give Writer(..., codec=Bundle(...)), found {codec!r}"
@@ -390,11 +378,11 @@ class Writer(Generic[T]):
         if expected is not None:
             check_version("expected", expected, 0)
         values = {**(parts or {}), **more}
-        encoded = self._prove(codec.only(values), values)._replace(some=True)
+        encoded = self._encode(values, some=True)
         with self._turn(recreate=False) as turn:
             if turn.store.version == 0:
                 turn.store.hold()  # raises NotPublishedError
-            return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected)
+            return self._commit(turn, encoded, said, expected)
 
     def _update_part(self, part: str, function: Callable[[Any], Any], said: Said) -> int:
         """Publish another value of one part of a bundle: ``function(the bundle)``, under the writer lock.
@@ -403,15 +391,15 @@ class Writer(Generic[T]):
         is in the part, so does what the version says of its type.
         """
         self._check_open()
-        codec = self._codec
+        codec = self._committer.codec
         assert isinstance(codec, Bundle)
         with self._turn(recreate=False) as turn:
-            snapshot = self._load(turn.store.hold())
-            encoded = self._prove(codec.only([part]), {part: function(snapshot.value)})._replace(some=True)
+            snapshot = self._committer.load(turn.store.hold())
+            encoded = self._encode({part: function(snapshot.value)}, some=True)
             del snapshot
             entry = turn.store.entry()
             plain = not codec.codecs[part].is_typed and entry is not None and not _is_typed(entry, part)
-            return self._commit(turn, encoded, said, _ANY_VERSION, _schema_in(entry) if entry and plain else None)
+            return self._commit(turn, encoded, said, None, schema_in(entry) if entry and plain else None)
 
     def swap(self, value: T, *, message: str = "", author: str = "", source: str = "") -> Snapshot[T]:
         """Publish a value and return the Snapshot of the version that it replaced.
@@ -423,7 +411,7 @@ class Writer(Generic[T]):
         said = say(message, author, source)
         encoded = self._encode(value)
         with self._turn(recreate=False) as turn:
-            previous = self._load(turn.store.hold())
+            previous = self._committer.load(turn.store.hold())
             self._commit(turn, encoded, said, previous.version)
             return previous
 
@@ -461,16 +449,16 @@ class Writer(Generic[T]):
             current = turn.store.version
             if current == 0:
                 turn.store.hold()  # raises NotPublishedError
-            self._check_expected(turn, current, expected)
+            check_expected(turn, current, expected)
             target = self._before(turn.store, current) if to is None else to
             if target < 1:
                 raise VersionGoneError(
                     f"version {current} of store {self._name} has the content of the first: there is none before it"
                 )
             hold = hold_at(turn.store, target) if to is not None else self._hold_earlier(turn.store, target)
-            self._check_good(hold)
+            self._committer.check_good(hold)
             said = say(message or f"roll back from {current} to {target}", author, source)
-            return self._commit_shared(turn, hold.entry, said)
+            return self._committer.commit_shared(turn, hold.entry, said)
 
     # ---- keeping house ----
 
@@ -586,7 +574,7 @@ class Writer(Generic[T]):
         """Let go of the store, which stays. Closing twice is fine."""
         self._closed = True
         self._keeper.close()
-        vars(self).pop("_store", None)  # its mapping and its descriptors
+        vars(self._committer).pop("store", None)  # its mapping and its descriptors
         _core.ring()
 
     def __enter__(self) -> Writer[T]:
@@ -607,12 +595,12 @@ class Writer(Generic[T]):
         if self._closed:
             raise ClosedError(f"the writer of store {self._name} was closed: make a new one")
 
-    def _turn(self, *, recreate: bool, ending: bool = False) -> Turn:
-        return self._keeper.turn(recreate=recreate, ending=ending)
+    @property
+    def _store(self) -> _core.Store:
+        return self._committer.store
 
-    def _adopt_store(self, turn: Turn) -> None:
-        if turn.store is not self._store:  # created anew, by us or by somebody else
-            self._store, self._fits = turn.store, 0
+    def _turn(self, *, recreate: bool, ending: bool = False) -> Turn:
+        return Turn(self._keeper, recreate=recreate, ending=ending)
 
     def _before(self, store: _core.Store, current: int) -> int:
         entry = store.entry()
@@ -636,8 +624,8 @@ class Writer(Generic[T]):
         limit = store.max_total_bytes if settings.max_total_bytes is None else settings.max_total_bytes
         changes = (retain, limit) != (store.retain, store.max_total_bytes)
         try:
-            with self._keeper.turn(recreate=True, timeout=None if changes else 0) as turn:
-                self._adopt_store(turn)
+            with Turn(self._keeper, recreate=True, timeout=None if changes else 0) as turn:
+                self._committer.adopt(turn.store)
                 if (retain, limit) != (turn.store.retain, turn.store.max_total_bytes):
                     turn.core.configure(retain, limit)
         except WriterBusyError:
@@ -659,142 +647,33 @@ class Writer(Generic[T]):
         with contextlib.suppress(VersionConflictError), self._turn(recreate=True) as turn:
             self._commit(turn, encoded, say("initial", "", ""), 0)
 
-    def _encode(self, value: Any) -> Encoded:
-        assert self._codec is not None
-        return self._prove(self._codec, value)
-
-    def _prove(self, codec: Codec[Any], value: Any) -> Encoded:
+    def _encode(self, value: Any, *, some: bool = False) -> Encoded:
         try:
-            return prove(codec, value, self._must_freeze())
+            return self._committer.prove_some(value) if some else self._committer.prove(value)
         except ValidationError:
-            self._count_refused()
+            core = self._keeper._core
+            if core is not None:
+                core.count(REFUSED, 1)
             raise
-
-    def _must_freeze(self) -> bool:
-        # As readers will: deep nesting may decode and yet be too deep to freeze. Where the type rules that out and
-        # nobody looks at the value, only readers do.
-        if self._freezes is None:
-            codec = self._codec
-            shallow = isinstance(codec, codecs.MsgPack | codecs.JSON) and schema.is_bounded(codec.type)
-            self._freezes = self._freeze and (bool(self._validators) or not shallow)
-        return self._freezes
-
-    def _count_refused(self) -> None:
-        core = self._keeper._core if hasattr(self, "_keeper") else None
-        if core is not None:
-            core.count(_REFUSED, 1)
-
-    def _check_good(self, hold: _core.Hold) -> None:
-        """Decode a version that is to be published again."""
-        value: Any = self._load(hold).value
-        if self._codec is not None:
-            self._codec.prove(value)
-
-    def _load(self, hold: _core.Hold) -> Snapshot[T]:
-        return load(hold, Decoding(self._codec, freeze=self._freeze, verify=self._verify))
-
-    @staticmethod
-    def _check_expected(turn: Turn, current: int, expected: int | None) -> None:
-        if expected not in (None, current):
-            turn.core.count(_CONFLICTS, 1)
-            raise VersionConflictError(expected, current)
 
     def _publish(self, encoded: Encoded, said: Said, expected: int | None, if_changed: bool) -> tuple[int, bool]:
         """Publish what is encoded; returns the version that is current now, and whether it is a new one."""
         with self._turn(recreate=expected is None) as turn:
-            if if_changed and expected in (None, turn.store.version):
-                self._adopt_store(turn)
-                if repeats(turn.store, self._own_schema(), encoded):
-                    return turn.store.version, False
-            return self._commit(turn, encoded, said, _ANY_VERSION if expected is None else expected), True
+            if if_changed and expected in (None, turn.store.version) and self._committer.repeats(turn, encoded):
+                return turn.store.version, False
+            return self._commit(turn, encoded, said, expected), True
 
     def _commit_new(self, turn: Turn, value: Any, said: Said, who: str) -> int:
         turn.check_still_ours()
         if value is None:
             raise ValidationError(f"{who} returned None: it must return the new value (to publish None, use publish)")
-        return self._commit(turn, self._encode(value), said, _ANY_VERSION)
+        return self._commit(turn, self._encode(value), said, None)
 
-    def _check_follows(self, turn: Turn) -> None:
-        """Refuse to go on from a version of another schema, before a caller's function is given such a value."""
-        self._adopt_store(turn)
-        current = turn.store.version
-        if current not in (self._fits, 0) and not self._force:
-            assert self._codec is not None
-            check_schema(turn.store, self._codec)
-            self._fits = current
-
-    def _commit(self, turn: Turn, encoded: Encoded, said: Said, expected: int, schema: Schema | None = None) -> int:
-        """Publish what is encoded, in a turn; with the schema of the codec, unless another is given."""
-        self._check_open()
-        self._adopt_store(turn)
-        current = turn.store.version
-        self._check_expected(turn, current, None if expected == _ANY_VERSION else expected)
-        self._check_follows(turn)
-        assert self._codec is not None
-        several = self._codec.name == Bundle.name or len(encoded.parts) > 1
-        shared = Shared.of(turn.store) if several and current != 0 else None
-        forced = self._force and not encoded.some
-        kept = [] if forced else kept_parts(self._codec, encoded, shared, self._name)
-        if self._validators:
-            self._validate(turn, encoded, kept, shared)
-        parts = list_parts(encoded.parts, shared, kept, self._verify)
-        if shared is not None:
-            shared.let_go()
-        turn.check_still_ours()
-        try:
-            version = turn.core.publish(
-                0, schema or self._own_schema(), as_forced(said) if self._force else said, parts
-            )
-        except OutOfSharedMemoryError as exc:
-            raise OutOfSharedMemoryError(f"{exc.strerror} ({self._figures(turn.store, encoded)})") from exc
-        self._fits = version
-        return version
-
-    @staticmethod
-    def _figures(store: _core.Store, encoded: Encoded) -> str:
-        free, _ = segments.room()
-        limit = f", of at most {store.max_total_bytes:,}" if store.max_total_bytes else ""
-        return (
-            f"the new version has {encoded.size_bytes:,} bytes; the store takes {store.total_bytes:,}{limit}; "
-            f"{free:,} are free in {segments.DIRECTORY}"
-        )
-
-    def _own_schema(self) -> Schema:
-        if self._schema is None:
-            assert self._codec is not None
-            self._schema = schema_of(self._codec)
-        return self._schema
-
-    def _commit_shared(self, turn: Turn, entry: dict[str, Any], said: Said) -> int:
-        """Publish a version that lists the segments of another, which must be held."""
-        self._adopt_store(turn)
-        parts = listed_whole(turn.store, entry)
-        turn.check_still_ours()
-        return turn.core.publish(entry["version"], _schema_in(entry), said, parts)
-
-    def _validate(self, turn: Turn, encoded: Encoded, kept: list[str], shared: Shared | None) -> None:
-        new, size = encoded.decoded, encoded.size_bytes
-        if kept:
-            assert self._codec is not None
-            assert shared is not None
-            parts = [*(part.stored for part in encoded.parts), *(shared.stored[name] for name in kept)]
-            new = self._codec.decode_parts(parts, freeze=self._freeze)
-            size += sum(shared.size_bytes(name) for name in kept)
-        try:
-            old = self._load(turn.store.hold()).value
-        except (NotPublishedError, DecodeError, CodecMismatchError, CorruptSegmentError):
-            old = None  # unusable, or from before a part was added
-        try:
-            validators.run(self._validators, old, new, size)
-        except ValidationError:
-            self._count_refused()
-            raise
-
-
-def _schema_in(entry: dict[str, Any]) -> Schema:
-    """Return what a version says of its type, to be said again."""
-    codec = bounded("codec", entry["codec"], _core.CODEC_BYTES)
-    return Schema(entry["fingerprint"], codec, bounded("type", entry["type_name"], 88))
+    def _commit(
+        self, turn: Turn, encoded: Encoded, said: Said, expected: int | None, schema: Schema | None = None
+    ) -> int:
+        self._check_open()  # it may have been closed while we waited, or by a caller's function
+        return self._committer.commit(turn, encoded, said, expected, schema)
 
 
 def _is_typed(entry: dict[str, Any], part: str) -> bool:
@@ -824,5 +703,8 @@ def destroy(name: str, *, lock_timeout: float = 5.0) -> None:
         if keeper.finished:
             return
         raise
-    with contextlib.suppress(StoreNotFoundError, StoreDestroyedError), keeper.turn(recreate=False, ending=True) as turn:
+    with (
+        contextlib.suppress(StoreNotFoundError, StoreDestroyedError),
+        Turn(keeper, recreate=False, ending=True) as turn,
+    ):
         end(turn.store, turn.core)

@@ -357,6 +357,11 @@ class MsgspecCodec(Codec[T]):
         """Tell what schema the codec expects: 16 bytes, or b"" for ``Any``."""
         return schema.fingerprint(self.type)
 
+    @property
+    def is_typed(self) -> bool:
+        """Tell whether there is a type: only ``Any`` has no fingerprint."""
+        return self.type is not Any
+
     def check_frozen(self) -> None:
         """Refuse a type with a mutable Struct, dataclass or attrs class in it.
 

@@ -349,6 +349,6 @@ def _words(exc: Exception) -> str:
 def _digest_of(encoded: Encoded) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for part in encoded.parts:
-        digest.update(part.name + b"\0" + part.codec + b"\0" + part.whole.nbytes.to_bytes(8, "little"))
-        digest.update(part.whole)
+        digest.update(part.name + b"\0" + part.codec + b"\0" + part.stored.view.nbytes.to_bytes(8, "little"))
+        digest.update(part.stored.view)
     return digest.digest()

@@ -281,6 +281,7 @@ def _add_python_steps(library: ctypes.CDLL) -> None:
     for module_name, before, after in (
         ("make", "py.create", "py.created"),
         ("unlink", "py.unlink", "py.unlinked"),
+        ("unlink_segment", "py.unlink", "py.unlinked"),
     ):
         setattr(segments, module_name, around(getattr(segments, module_name), before, after))
 

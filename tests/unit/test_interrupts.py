@@ -355,15 +355,15 @@ def test_failed_fill_leaves_nothing_half_built(name: str, parts: int, at: int, k
 
 @contextlib.contextmanager
 def failing_unlink(error: BaseException) -> Iterator[list[str]]:
-    """Let every unlink raise; yields the names that should have gone."""
+    """Let every unlink of a segment raise; yields the names that should have gone."""
     asked: list[str] = []
 
-    def unlink(path: str) -> bool:
+    def unlink(path: str, owner: int) -> int:  # noqa: ARG001
         asked.append(path)
         raise error
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(segments, "unlink", unlink)
+        monkeypatch.setattr(segments, "unlink_segment", unlink)
         yield asked
 
 

@@ -54,6 +54,7 @@ ROOMS = {
     "rates": 7,
     "reports": 7,
     "events": 7,
+    "committing": 7,
     "following": 7,
     "readership": 7,
     "gate": 8,

@@ -110,8 +110,7 @@ def _take_long_without_recovery(was: Callable[..., None]) -> Callable[..., None]
 
 
 def updates_of_a_destroyed_store_go_to_the_next() -> None:
-    was = writer.Keeper.turn
-    writer.Keeper.turn = lambda self, **more: was(self, **{**more, "recreate": True})  # type: ignore
+    writer.Turn = lambda keeper, **more: store.Turn(keeper, **{**more, "recreate": True})  # type: ignore
 
 
 MUTANTS = (
