@@ -72,6 +72,7 @@ setup(
                     "shmcow_iptable_build",
                     "shmcow_values",
                     "shmcow_layout",
+                    "shmcow_crc",
                     "shmcow_format",
                     "shmcow_protocol",
                     "shmcow_os",

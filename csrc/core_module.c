@@ -161,6 +161,25 @@ static PyObject *module_same(PyObject *module, PyObject *args)
     return PyBool_FromLong(same);
 }
 
+PyDoc_STRVAR(crc32_doc, "crc32(data) -> int\n\nThe CRC-32 of a buffer, as zlib.crc32 has it.");
+static PyObject *module_crc32(PyObject *module, PyObject *data)
+{
+    Py_buffer view;
+    uint32_t crc;
+    (void)module;
+    if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    if (view.len < 1 << 16) /* some 10 us at most */
+        crc = shmcow_crc(&core_crc, view.buf, (size_t)view.len);
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        crc = shmcow_crc(&core_crc, view.buf, (size_t)view.len);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&view);
+    return PyLong_FromUnsignedLong(crc);
+}
+
 static PyObject *module_forks(PyObject *module, PyObject *ignored)
 {
     (void)module;
@@ -374,6 +393,7 @@ static PyMethodDef functions[] = {
      "another, rings() is another, a signal comes, a header was removed, or the time is up. May return for no reason."},
     {"ring", core_ring, METH_NOARGS, "ring() -> None\n\nEnd every wait() of this process."},
     {"rings", core_rings, METH_NOARGS, "rings() -> int\n\nHow often ring() was called; take it before looking, and give it to wait()."},
+    {"crc32", module_crc32, METH_O, crc32_doc},
     {"same", module_same, METH_VARARGS, same_doc},
     {"forks", module_forks, METH_NOARGS, "forks() -> int\n\nHow many forks lie between this process and the one that imported the module."},
     {NULL, NULL, 0, NULL},

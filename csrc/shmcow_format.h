@@ -4,9 +4,6 @@
  * Invariants  1. Nothing here reads outside the struct that it is given.
  *             2. Nothing is trusted before its checksum, and nothing is used as an index or a length before its range.
  * Who writes  Nobody: callers pass private copies, but for the identity, which never changes.
- *
- * CRC-32 is the one of ISO 3309 / zlib (polynomial 0xEDB88320, reflected), computed eight bytes at a time
- * (M. Kounavis, F. Berry, "A systematic approach to building high performance software-based CRC generators", 2005).
  */
 #ifndef SHMCOW_FORMAT_H
 #define SHMCOW_FORMAT_H
@@ -14,41 +11,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "shmcow_crc.h"
 #include "shmcow_layout.h"
-
-typedef struct {
-    uint32_t by_byte[8][256];
-} shmcow_crc_table;
-
-static inline void shmcow_crc_fill(shmcow_crc_table *table)
-{
-    for (uint32_t n = 0; n < 256; n++) {
-        uint32_t c = n;
-        for (int bit = 0; bit < 8; bit++)
-            c = (c & 1u) ? (c >> 1) ^ 0xEDB88320u : c >> 1;
-        table->by_byte[0][n] = c;
-    }
-    for (uint32_t n = 0; n < 256; n++)
-        for (int k = 1; k < 8; k++) {
-            uint32_t c = table->by_byte[k - 1][n];
-            table->by_byte[k][n] = table->by_byte[0][c & 0xFFu] ^ (c >> 8);
-        }
-}
-
-static inline uint32_t shmcow_crc(const shmcow_crc_table *table, const void *data, size_t length)
-{
-    const uint8_t *p = data;
-    uint32_t c = 0xFFFFFFFFu;
-    for (; length >= 8; length -= 8, p += 8) {
-        uint32_t low = c ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
-        c = table->by_byte[7][low & 0xFFu] ^ table->by_byte[6][(low >> 8) & 0xFFu] ^
-            table->by_byte[5][(low >> 16) & 0xFFu] ^ table->by_byte[4][low >> 24] ^
-            table->by_byte[3][p[4]] ^ table->by_byte[2][p[5]] ^ table->by_byte[1][p[6]] ^ table->by_byte[0][p[7]];
-    }
-    for (; length > 0; length--, p++)
-        c = table->by_byte[0][(c ^ *p) & 0xFFu] ^ (c >> 8);
-    return c ^ 0xFFFFFFFFu;
-}
 
 /* What is wrong with shared bytes. The order is part of the tests, the words are for people. */
 typedef enum {

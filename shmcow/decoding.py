@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -112,7 +111,7 @@ def check_payload(view: memoryview, part: dict[str, Any], verify: bool, where: s
     """
     if not part["flags"] & _core.HAS_CRC or (part["length"] > CHECKED_BYTES and not verify):
         return
-    found = zlib.crc32(view)
+    found = _core.crc32(view)
     if found != part["crc"]:
         raise CorruptSegmentError(
             f"the payload of {where} has the CRC {found:08x}, expected {part['crc']:08x}: it was overwritten from "

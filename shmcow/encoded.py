@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -43,7 +42,7 @@ class EncodedPart(msgspec.Struct, frozen=True):
         whole = self.stored.view
         length = whole.nbytes
         flags = _core.HAS_CRC if length <= CHECKED_BYTES or verify else 0
-        crc = zlib.crc32(whole) if flags else 0
+        crc = _core.crc32(whole) if flags else 0
         return self.name, 0, length, crc, flags | (_core.IS_TYPED if self.stored.typed else 0), self.codec, self.views
 
 

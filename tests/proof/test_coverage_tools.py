@@ -17,7 +17,7 @@ from equivalent import EQUIVALENT
 
 HERE = Path(__file__).with_name("mutation")
 CSRC = Path(__file__).parents[2] / "csrc"
-FILES = ("shmcow_protocol.h", "shmcow_format.h")
+FILES = ("shmcow_protocol.h", "shmcow_format.h", "shmcow_crc.h")
 SAMPLE = 40  # one mutant in so many; nightly/mutation has all
 TRAP = ["-fsanitize=undefined,bounds-strict", "-fsanitize-undefined-trap-on-error"]  # needs no library
 

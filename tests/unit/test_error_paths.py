@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,6 +109,22 @@ def test_bytes_are_compared_whatever_buffers_have_them() -> None:
             _core.same(a, b)
     with pytest.raises(TypeError):
         _core.same(data)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("length", [*range(130), 255, 256, 1000, 65_535, 65_536, 100_003])
+def test_checksum_is_that_of_zlib(length: int) -> None:
+    """CRC-32 by the processor's multiplication is what everybody else computes, wherever the bytes begin."""
+    data = random.Random(length).randbytes(length + 16)
+    for start in (0, 1, 15):
+        view = memoryview(data)[start : start + length]
+        assert _core.crc32(view) == zlib.crc32(view)
+
+
+def test_checksum_needs_bytes_in_one_piece() -> None:
+    """What is no buffer, or has gaps, is refused."""
+    for bad in (BAD, "text", memoryview(b"some bytes")[::2]):
+        with pytest.raises((TypeError, BufferError)):
+            _core.crc32(bad)  # type: ignore[arg-type]
 
 
 def test_entry_of_nothing_is_none(name: str) -> None:

