@@ -40,8 +40,9 @@ def run(plan: Plan) -> Result:
         "none: each figure is measured once",
         notes=[
             f"{rows:,} rows; {plan.pick(REQUESTS, 50):,} requests of {LOOKUPS} lookups of random keys by each worker.",
-            "counted at the end, all at once: PSS without shared memory, less what it was before they had the table;",
-            "that of a master, too, if it keeps the table for them; and the store's files, all of them.",
+            "counted at the end, all at once: PSS of the private memory of all workers and of the process that forked",
+            "them, less what it was before they had the table; and the store's files, all of them.",
+            "not counted: importing (all modules are there before), and pages of libraries that nobody has written to.",
             "fork and copy-on-write: a master that has filled a dict, gc.freeze(), fork.",
         ],
     )
@@ -102,7 +103,7 @@ def _all_grown(workers: list[Child], requests: int) -> int:
     """Let them load and serve, and return by how much they have grown since they served without a table."""
     for seed, worker in enumerate(workers):
         worker.ask("serve", min(requests, 200), seed)
-    before = [worker.ask("bytes") for worker in workers]
+    before = _all_bytes(workers)
     for worker in workers:
         worker.tell("load")
     for worker in workers:
@@ -111,7 +112,15 @@ def _all_grown(workers: list[Child], requests: int) -> int:
         worker.tell("serve", requests, seed)
     for worker in workers:
         worker.answer(3 * WATCHDOG)
-    return sum(worker.ask("bytes") for worker in workers) - sum(before)
+    return _all_bytes(workers) - before
+
+
+def _all_bytes(workers: list[Child]) -> int:
+    """Return what they and this process have, when all have tidied up: that copies pages that they had in common."""
+    for worker in workers:
+        worker.ask("bytes")
+    _own_bytes()
+    return sum(worker.ask("bytes") for worker in workers) + _own_bytes()
 
 
 @contextlib.contextmanager
@@ -146,13 +155,13 @@ def _master(rows: int) -> Orders:
         gc.freeze()
         with _crowd(rows, count, lambda: str.upper) as workers:  # the same processes, without a table
             _all_grown(workers, min(requests, 200))
-            before = sum(worker.ask("bytes") for worker in workers) + _own_bytes()
+            before = _all_bytes(workers)
         table = dict(_items(rows))
         gc.collect()
         gc.freeze()
         with _crowd(rows, count, lambda: table.get) as workers:
             _all_grown(workers, requests)
-            return sum(worker.ask("bytes") for worker in workers) + _own_bytes() - before
+            return _all_bytes(workers) - before
 
     return {"all grown": all_grown}
 
@@ -194,10 +203,9 @@ def _in_shm(prefix: str) -> int:
 
 
 def _own_bytes() -> int:
-    """Return this process's proportional set size, without shared memory."""
+    """Return this process's share of private memory: what it has written, and not only reads from files."""
     gc.collect()
-    parts = _pss_parts()
-    return parts["Pss_Anon"] + parts["Pss_File"]
+    return _pss_parts()["Pss_Anon"]
 
 
 def _pss_parts() -> Mapping[str, int]:
@@ -222,7 +230,8 @@ def add(result: Result, plan: Plan) -> None:
             result.ratios.append(Ratio(f"PSS of {readers} readers / one copy", Middle(ratio, ratio, ratio), must, aim))
     result.notes.append(
         f"PSS: of {size / 1e6:.0f} MB, {number:,} keys, all distinct values; each reader has looked up every key; what "
-        "a reader's PSS has grown by since before it attached, interpreters apart, all readers together; measured once."
+        "a reader's PSS has grown by since before it attached, interpreters and libraries apart, all readers together; "
+        "measured once."
     )
 
 
@@ -280,5 +289,9 @@ def _read(link: Connection, name: str, number: int) -> None:
 
 
 def _pss() -> int:
-    """Return this process's proportional set size in bytes: each page divided by those who share it."""
-    return _pss_parts()["Pss"]
+    """Return this process's proportional set size in bytes: each page divided by those who share it.
+
+    Without what it only reads from files: the share of a library's page falls with each process that starts.
+    """
+    parts = _pss_parts()
+    return parts["Pss_Anon"] + parts["Pss_Shmem"]

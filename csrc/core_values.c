@@ -1,8 +1,10 @@
 /* shmcow: values of a table, decoded on demand (see core_values.h).
  *
- * The cache is bounded, so that a process that looks up everything does not end up with a private copy of everything:
- * 4,096 values, four for each set, and begun anew after 16 MiB of encoded ones. Plain scalars are decoded here (MessagePack: msgpack.org, the specification of 2017);
- * a Python decoder has the rest, and gets a copy of the bytes, so that no value can point into the segment.
+ * The cache is bounded, so that a process that looks up everything does not end up with a private copy of everything: it
+ * keeps at most 4,096 values, four for each set, that weigh no more than 256 KiB together (see weight_of). Beyond that, a
+ * hand that walks over the sets takes one out for each that comes; but 256 values stay, however large, within 16 MiB.
+ * Plain scalars are decoded here (MessagePack: msgpack.org, the specification of 2017); a Python decoder has the rest,
+ * and gets a copy of the bytes, so that no value can point into the segment.
  */
 #include "core_values.h"
 
@@ -88,11 +90,12 @@ PyObject *core_values_decode_at(const core_values *values, const uint8_t *at, ui
     return value;
 }
 
+/* ---- the cache ---- */
+
 static void drop_cache(core_values *values)
 {
     core_cache *cache = values->cache;
     values->cache = NULL; /* first: a finalizer may look something up */
-    values->cached_bytes = 0;
     for (unsigned int k = 0; cache != NULL && k < CORE_CACHE_SETS; k++)
         for (unsigned int way = 0; way < CORE_CACHE_WAYS; way++)
             Py_XDECREF(cache->sets[k].value[way]);
@@ -106,20 +109,67 @@ static bool have_cache(core_values *values)
     return values->cache != NULL; /* without one: slower, and right */
 }
 
+/* The bytes that a value counts for: those that a number or a text (of ASCII) takes. What Python decodes takes four
+   to eight times that, and counts no more than a text of its length: to decode it again costs ten times the lookup. */
+static uint32_t weight_of(PyObject *value, uint32_t length)
+{
+    uint64_t weight = (UINT64_C(48) + length + 15) & ~UINT64_C(15);
+    if (PyLong_Check(value) || PyFloat_Check(value) || value == Py_None)
+        weight = 32;
+    return weight < UINT32_MAX ? (uint32_t)weight : UINT32_MAX;
+}
+
+static bool weighs_too_much(const core_cache *cache)
+{
+    return cache->count > CORE_CACHE_FEW ? cache->weight > CORE_CACHE_WEIGHT
+                                         : cache->count > 1 && cache->weight > CORE_CACHE_WEIGHT_OF_FEW;
+}
+
+/* Take a value out of its place; it is the caller's to let go. */
+static PyObject *take_out(core_cache *cache, unsigned int set, unsigned int way)
+{
+    PyObject *value = cache->sets[set].value[way];
+    if (value != NULL) {
+        cache->count--;
+        cache->weight -= cache->weights[set][way];
+    }
+    cache->sets[set].name[way] = 0;
+    cache->sets[set].value[way] = NULL;
+    return value;
+}
+
+/* The oldest value of the next set that has any; there must be one. */
+static PyObject *take_next(core_cache *cache)
+{
+    for (;;) {
+        unsigned int set = cache->hand++ % CORE_CACHE_SETS;
+        for (unsigned int way = CORE_CACHE_WAYS; way-- > 0;)
+            if (cache->sets[set].value[way] != NULL)
+                return take_out(cache, set, way);
+    }
+}
+
 static void remember(core_values *values, uint64_t name, uint32_t length, PyObject *value)
 {
-    if (values->cached_bytes + length > CORE_CACHE_BYTES)
-        drop_cache(values);
     if (!have_cache(values))
         return;
-    values->cached_bytes += length;
-    core_cache_set *set = &values->cache->sets[core_values_mixed(name) >> 22];
-    PyObject *oldest = set->value[CORE_CACHE_WAYS - 1];
+    core_cache *cache = values->cache;
+    unsigned int at = core_values_mixed(name) >> 22;
+    core_cache_set *set = &cache->sets[at];
+    PyObject *out = take_out(cache, at, CORE_CACHE_WAYS - 1);
     memmove(&set->name[1], &set->name[0], (CORE_CACHE_WAYS - 1) * sizeof set->name[0]);
     memmove(&set->value[1], &set->value[0], (CORE_CACHE_WAYS - 1) * sizeof set->value[0]);
+    memmove(&cache->weights[at][1], &cache->weights[at][0], (CORE_CACHE_WAYS - 1) * sizeof cache->weights[at][0]);
     set->name[0] = name + 1;
     set->value[0] = Py_NewRef(value);
-    Py_XDECREF(oldest); /* last: a finalizer may look something up */
+    cache->weights[at][0] = weight_of(value, length);
+    cache->weight += cache->weights[at][0];
+    cache->count++;
+    Py_XDECREF(out); /* a finalizer may look something up, or end the cache */
+    while (values->cache == cache && weighs_too_much(cache)) {
+        out = take_next(cache);
+        Py_DECREF(out);
+    }
 }
 
 /* What a lookup raises when it comes upon bytes that no builder wrote. */

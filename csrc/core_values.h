@@ -8,7 +8,9 @@
 #define CORE_CACHE_WAYS 4u
 #define CORE_CACHE_SETS 1024u
 #define CORE_CACHE_SEEN 4096u
-#define CORE_CACHE_BYTES (UINT64_C(16) << 20)
+#define CORE_CACHE_FEW 256u                           /* so many values may weigh more */
+#define CORE_CACHE_WEIGHT (UINT64_C(256) << 10)       /* bytes, as weight_of counts them */
+#define CORE_CACHE_WEIGHT_OF_FEW (UINT64_C(16) << 20)
 
 /* Scalars that are decoded here; everything else is the Python decoder's. */
 enum core_scalar {
@@ -28,6 +30,10 @@ typedef struct {
 typedef struct {
     core_cache_set sets[CORE_CACHE_SETS];
     uint8_t seen[CORE_CACHE_SEEN]; /* a part of the name of what was asked for last: see core_values_get_along */
+    uint32_t weights[CORE_CACHE_SETS][CORE_CACHE_WAYS];
+    uint64_t weight;    /* of all values */
+    unsigned int count; /* of them */
+    unsigned int hand;  /* the set that is looked into when one has to go */
 } core_cache;
 
 typedef struct {
@@ -35,7 +41,6 @@ typedef struct {
     PyObject *decode;      /* bytes -> value */
     unsigned int scalars;  /* of enum core_scalar */
     core_cache *cache;     /* made at the first miss */
-    uint64_t cached_bytes; /* of what was put there since, encoded */
 } core_values;
 
 PyObject *core_table_corrupt(const char *what);

@@ -19,7 +19,7 @@ import msgspec.inspect
 
 from shmcow.errors import ValidationError
 
-__all__ = ["fingerprint", "inspect_type", "type_name"]
+__all__ = ["digest", "fingerprint", "inspect_type", "type_name"]
 
 _FIELD_KINDS = (
     msgspec.inspect.StructType,
@@ -164,26 +164,33 @@ def _fingerprint(tp: Any) -> bytes:
     _collect(root, nodes)
     labels = dict.fromkeys(nodes, "")
     while True:
-        new = {key: _digest(_describe_node(node, labels)) for key, node in nodes.items()}
+        new = {key: digest(_bytes_of(_describe_node(node, labels))).hex() for key, node in nodes.items()}
         settled = len(set(new.values())) == len(set(labels.values()))
         # Both rounds go into the result: together they say which hash follows which, down to every leaf.
         pairs = sorted({f"{labels[key]}>{new[key]}" for key in nodes})
         labels = new
         if settled or not nodes:
             break
-    from hashlib import blake2b  # it loads OpenSSL: who has no types does not need it
-
-    canonical = "\n".join([_describe(root, labels), *pairs])
-    return blake2b(canonical.encode("utf-8", "backslashreplace"), digest_size=16).digest()
+    return digest(_bytes_of("\n".join([_describe(root, labels), *pairs])))
 
 
 _cached_fingerprint = functools.lru_cache(maxsize=256)(_fingerprint)
 
 
-def _digest(text: str) -> str:
-    from hashlib import blake2b
+def digest(data: bytes) -> bytes:
+    """Return the 16 bytes that stand for a description in a fingerprint: BLAKE2b (RFC 7693).
 
-    return blake2b(text.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+    Concurrency: pure.
+    """
+    try:
+        from _blake2 import blake2b  # where hashlib has it from; hashlib would load OpenSSL, 0.4 MB in each reader
+    except ImportError:  # a Python that keeps it elsewhere
+        from hashlib import blake2b
+    return blake2b(data, digest_size=16).digest()
+
+
+def _bytes_of(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _collect(info: msgspec.inspect.Type, nodes: dict[int, _Node]) -> None:

@@ -6,7 +6,7 @@ import keyword
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
-from shmcow import _core
+from shmcow import _core, schema
 from shmcow.codecs.base import Codec, Part, StoredPart
 from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError, ValidationError
 from shmcow.frozen import thaw
@@ -192,9 +192,7 @@ class Bundle(Codec[Any]):
     def fingerprint(self) -> bytes:
         """Tell what schema the codec expects: 16 bytes; of the parts' names, codecs and schemas, in any order."""
         lines = [f"{name}:{codec.name}:{codec.fingerprint.hex()}" for name, codec in sorted(self.codecs.items())]
-        from hashlib import blake2b  # with OpenSSL, which only a writer of types needs
-
-        return blake2b("\n".join(lines).encode(), digest_size=16).digest()
+        return schema.digest("\n".join(lines).encode())
 
     @property
     def is_typed(self) -> bool:

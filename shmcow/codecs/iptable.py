@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Literal, NoReturn, TypeAlias, overload
 
 from typing_extensions import Buffer, TypeForm, TypeVar
 
-from shmcow import _core, frozen
+from shmcow import _core, frozen, schema
 from shmcow.codecs.base import Codec, Part, StoredPart
 from shmcow.codecs.iprows import Column, FileRows, from_csv, from_mmdb
 from shmcow.codecs.msgpack import MsgPack
@@ -40,8 +40,8 @@ class IPTableView(_core.IPTable[V], Generic[V]):
     ``len(t)`` is the number of rows; iterating yields them as ``rows()`` does. Equal if the rows are. Immutable; it
     keeps its version held as long as it lives. ``copy.deepcopy`` makes a plain list of the rows.
 
-    Values are decoded when they are asked for, and the last few thousand distinct ones are kept: asking again yields
-    the same object.
+    Values are decoded when they are asked for, and up to 4,096 distinct ones are kept, as in a TableView: asking again
+    yields the same object.
 
     Raises:
         ValueError: a text is no IP address, or the bytes are not 4 or 16, also in ``in`` and ``get``.
@@ -170,10 +170,8 @@ class IPTable(Codec[Any], Generic[V]):  # Any: published are rows, read is an IP
     @property
     def fingerprint(self) -> bytes:
         """Tell what schema the codec expects: 16 bytes, or b"" when anything goes."""
-        from hashlib import blake2b  # with OpenSSL, which only a writer of types needs
-
         inner = self.value.fingerprint
-        return blake2b(b"iptable:" + inner, digest_size=16).digest() if inner else b""
+        return schema.digest(b"iptable:" + inner) if inner else b""
 
     @property
     def type_name(self) -> str:

@@ -48,9 +48,11 @@ class TableView(_core.Table, Mapping[K, V]):
     ``items`` in the order in which the rows were published; an unhashable key raises TypeError, and True and 1.0 find
     the key 1. It is unhashable.
 
-    A value is decoded when it is asked for, and frozen, unless the Reader has ``freeze=False``. A few thousand decoded
-    values are kept for each view, so what is used often is the same object each time (a scalar that only one row has:
-    from the second time on); the memory that a process needs for itself stays small, however much it looks up.
+    A value is decoded when it is asked for, and frozen, unless the Reader has ``freeze=False``. Some decoded values
+    are kept for each view, so what is used often is the same object each time (a scalar that only one row has: from the
+    second time on): 256 of any size (of 16 MiB together), and up to 4,096 that take 256 KiB together. What is no text
+    and no number counts by its encoded length there, and takes four to eight times that. So the memory that a process
+    needs for itself stays small, however much it looks up.
 
     The view keeps its version held, and its memory mapped: whoever took it has one consistent version as long as it
     lives. It is not pickled: send its Snapshot. ``copy.deepcopy`` and ``to_dict`` give dicts, with all rows in the
@@ -191,9 +193,7 @@ class Table(Codec[Mapping[K, V]], Generic[K, V]):
         if self.key is Any:
             return b""
         text = f"table:{self.key.__name__}:{self.values.fingerprint.hex()}"
-        from hashlib import blake2b  # with OpenSSL, which only a writer of types needs
-
-        return blake2b(text.encode(), digest_size=16).digest()
+        return schema.digest(text.encode())
 
     @property
     def type_name(self) -> str:

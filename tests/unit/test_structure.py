@@ -225,12 +225,13 @@ _NOT_FOR_WORKERS = {
     ("program", "more"),
     [
         ("import shmcow", []),
+        ("import shmcow; shmcow.Reader(sys.argv[1], type=dict[str, int]).get()", []),
         ("from shmcow.cli import app; app.run(['get', sys.argv[1], 'n'])", ["click", "rich", "shmcow.cli"]),
     ],
-    ids=["import", "get"],
+    ids=["import", "typed value", "get"],
 )
 def test_what_is_not_needed_is_not_imported(name: str, program: str, more: list[str]) -> None:
-    """`import shmcow` is all that a worker pays for, and `shmcow get` starts as fast."""
+    """`import shmcow` is all that a worker pays for, the first value included, and `shmcow get` starts as fast."""
     code = f"import sys; {program}; print(*sys.modules, sep='\\n')"
     with shmcow.Writer(name, initial={"n": 1}):
         run = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True, cwd=ROOT)

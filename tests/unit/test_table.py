@@ -9,7 +9,7 @@ import pickle
 import random
 import tracemalloc
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -398,19 +398,49 @@ def test_memory_goes_with_the_last_view(name: str, writer: Writer[Any]) -> None:
     writer.wait_unused(1, timeout=0)
 
 
-@pytest.mark.parametrize("value", ["{}" * 20, "{}" + "x" * 300_000], ids=["many small", "few large"])
-def test_decoded_values_are_kept_within_bounds(value: str) -> None:
-    """A process that looks up everything has no copy of everything."""
-    n = 100_000 if len(value) < 100 else 400
-    view = view_of(Table(key=int, value=str), ((k, value.replace("{}", str(k))) for k in range(n)))
+def kept_by(view: TableView[int, Any], n: int) -> int:
+    """Ask for all values 0 to n - 1, twice each, and return the bytes that are kept of them."""
     tracemalloc.start()
     try:
         for k in range(n):
-            assert view[k] == view[k]  # only what is asked for again is kept
-        kept = tracemalloc.get_traced_memory()[0]
+            assert view[k] == view[k]  # a text is kept when it is asked for again
+        return tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert 100_000 < kept < (2_000_000 if n > 1000 else 20_000_000)
+
+
+@pytest.mark.parametrize(
+    ("make", "n", "least", "most"),
+    [
+        (lambda k: f"text {k}", 20_000, 250_000, 400_000),
+        (lambda k: k / 2, 20_000, 150_000, 250_000),
+        (lambda k: ["text", 1.5, 1000, {"key": k}], 20_000, 500_000, 2_000_000),
+        (lambda k: f"{k:3000}", 1_000, 256 * 3_000, 300 * 3_000),
+        (lambda k: f"{k:300000}", 200, 15_000_000, 18_000_000),
+    ],
+    ids=["texts", "numbers", "lists", "large ones", "larger ones"],
+)
+def test_decoded_values_are_kept_within_bounds(make: Callable[[int], Any], n: int, least: int, most: int) -> None:
+    """A process that looks up everything has no copy of everything, and uses what it may use."""
+    assert least < kept_by(view_of(Table(key=int), ((k, make(k)) for k in range(n))), n) < most
+
+
+def test_some_values_stay_however_large() -> None:
+    """Who uses 200 large values has them decoded once, though smaller ones come and go meanwhile."""
+    rows = [(k, [f"value {k}", "x" * 10_000]) for k in range(200)] + [(k, [k]) for k in range(200, 250)]
+    view = view_of(Table(key=int), rows)
+    first = [view[k] for k in range(250)]
+    assert all(view[k] is first[k] for k in range(250))
+
+
+def test_what_is_used_all_the_time_comes_back_into_the_cache() -> None:
+    """Values that were pushed out by others are kept again once they are asked for."""
+    view = view_of(Table(key=int), ((k, [f"value {k}", "x" * 500]) for k in range(5_000)))
+    first = view[0]
+    for k in range(1, 5_000):
+        view[k]
+    assert view[0] is not first
+    assert view[0] is view[0]
 
 
 def test_values_that_are_asked_for_once_are_not_kept() -> None:
@@ -440,7 +470,8 @@ def test_cycles_through_a_view_are_collected() -> None:
     assert gone() is None
 
 
-def test_a_finalizer_of_a_value_may_look_something_up() -> None:
+@pytest.mark.parametrize("width", [1, 500], ids=["sets overflow", "values weigh too much"])
+def test_a_finalizer_of_a_value_may_look_something_up(width: int) -> None:
     """Values that are dropped from the cache run Python code, while others are looked up."""
     calls = 0
 
@@ -451,7 +482,8 @@ def test_a_finalizer_of_a_value_may_look_something_up() -> None:
             if calls < 20_000:
                 views[0].get(calls % 9000)
 
-    codec = Table(key=int, value=MsgPack(Noisy, enc_hook=_from_point, dec_hook=_to_point))
+    hooks = MsgPack(Noisy, enc_hook=lambda point: f"{point.x:>{width}}", dec_hook=lambda kind, text: kind(int(text)))
+    codec = Table(key=int, value=hooks)
     views = [view_of(codec, ((k, Point(k)) for k in range(9000)))]
     for k in range(9000):
         assert views[0][k].x == k
