@@ -18,11 +18,16 @@
 #include "shmcow_os.h"
 #include "shmcow_protocol.h"
 
+/* A dict with these keys and no values: what others are copied from. */
+#define CORE_FORM_KEYS 12
+typedef struct {
+    PyObject *blank, *keys[CORE_FORM_KEYS];
+} core_form;
+
 typedef struct {
     PyTypeObject *store_type;
     PyTypeObject *hold_type;
     PyTypeObject *part_type;
-    PyTypeObject *marker_type;
     PyTypeObject *writer_type;
     PyTypeObject *slot_type;
     PyTypeObject *guard_type;
@@ -33,6 +38,7 @@ typedef struct {
     PyTypeObject *iptable_type;
     PyTypeObject *iptable_builder_type;
     PyObject *errors; /* the module shmcow.errors */
+    core_form entry_form, part_form;
 } core_state;
 
 extern shmcow_crc_table core_crc;
@@ -77,6 +83,7 @@ struct hold_object {
     hold_object *next, *previous;
     shmcow_entry entry;
     uint32_t mapped, yields;
+    bool copied; /* what `maps` leads to is memory of our own, no mapping */
     struct {
         void *at;
         size_t length;
@@ -111,11 +118,11 @@ PyObject *core_fail(core_state *state, int result, const char *doing, const char
 core_state *core_state_of(PyObject *object);
 PyTypeObject *core_add_type(PyObject *module, PyType_Spec *spec);
 PyObject *core_text(const char *text, size_t room);
+PyObject *core_pack(PyObject *const *fields, Py_ssize_t count);
 
 PyTypeObject *core_make_store_type(PyObject *module);
 PyTypeObject *core_make_hold_type(PyObject *module);
 PyTypeObject *core_make_part_type(PyObject *module);
-PyTypeObject *core_make_marker_type(PyObject *module);
 PyTypeObject *core_make_writer_type(PyObject *module);
 PyTypeObject *core_make_slot_type(PyObject *module);
 PyTypeObject *core_make_guard_type(PyObject *module);
@@ -128,9 +135,12 @@ PyTypeObject *core_make_iptable_builder_type(PyObject *module);
 
 void core_mark(store_object *store, uint64_t offset);
 void core_clear(store_object *store, uint64_t offset);
+void core_see(store_object *store, uint64_t version, uint64_t before);
 void core_refresh(store_object *store);
 PyObject *core_hold(store_object *store, core_state *state, uint64_t version);
-PyObject *core_entry_dict(const shmcow_entry *entry);
+PyObject *core_entry_dict(const core_state *state, const shmcow_entry *entry);
+int core_make_forms(core_state *state);
+void core_clear_form(core_form *form);
 PyObject *core_feed_state(store_object *store, core_state *state);
 int core_feeding(const store_object *store);
 bool core_is_store(PyObject *object);

@@ -22,6 +22,18 @@ char *core_join(const char *a, const char *b)
     return out;
 }
 
+/* A tuple of these, which it takes over; NULL among them: there was no memory. */
+PyObject *core_pack(PyObject *const *fields, Py_ssize_t count)
+{
+    PyObject *tuple = PyTuple_New(count);
+    for (Py_ssize_t k = 0; k < count; k++) {
+        if (tuple != NULL && (fields[k] == NULL || PyTuple_SetItem(tuple, k, Py_NewRef(fields[k])) < 0))
+            Py_CLEAR(tuple);
+        Py_XDECREF(fields[k]);
+    }
+    return tuple;
+}
+
 /* A padded, perhaps unterminated and perhaps hostile string as text. */
 PyObject *core_text(const char *text, size_t room)
 {
@@ -326,11 +338,10 @@ static int module_exec(PyObject *module)
         (core_known.release = PyUnicode_InternFromString("release")) == NULL ||
         (core_known.unlink_segment = PyUnicode_InternFromString("unlink_segment")) == NULL)
         return -1;
-    if ((state->errors = PyImport_ImportModule("shmcow.errors")) == NULL ||
+    if (core_make_forms(state) < 0 || (state->errors = PyImport_ImportModule("shmcow.errors")) == NULL ||
         (state->store_type = core_make_store_type(module)) == NULL ||
         (state->hold_type = core_make_hold_type(module)) == NULL ||
         (state->part_type = core_make_part_type(module)) == NULL ||
-        (state->marker_type = core_make_marker_type(module)) == NULL ||
         (state->writer_type = core_make_writer_type(module)) == NULL ||
         (state->slot_type = core_make_slot_type(module)) == NULL ||
         (state->guard_type = core_make_guard_type(module)) == NULL ||
@@ -350,7 +361,6 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->store_type);
     Py_VISIT(state->hold_type);
     Py_VISIT(state->part_type);
-    Py_VISIT(state->marker_type);
     Py_VISIT(state->writer_type);
     Py_VISIT(state->slot_type);
     Py_VISIT(state->guard_type);
@@ -370,7 +380,6 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->store_type);
     Py_CLEAR(state->hold_type);
     Py_CLEAR(state->part_type);
-    Py_CLEAR(state->marker_type);
     Py_CLEAR(state->writer_type);
     Py_CLEAR(state->slot_type);
     Py_CLEAR(state->guard_type);
@@ -381,6 +390,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->iptable_type);
     Py_CLEAR(state->iptable_builder_type);
     Py_CLEAR(state->errors);
+    core_clear_form(&state->entry_form);
+    core_clear_form(&state->part_form);
     return 0;
 }
 

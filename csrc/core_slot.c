@@ -17,8 +17,8 @@ typedef struct {
     uint32_t countdown;
     PyObject *value;
     PyObject *snapshot;
-    PyObject *seen;      /* the marker that tells operators which version this is */
     store_object *store; /* keeps the header mapped */
+    store_object *seen_in; /* where `version` is marked as seen, which tells operators which one this is */
     uint64_t serial, version; /* what is cached: attach and version, both only grow */
 } slot_object;
 
@@ -77,13 +77,22 @@ static bool is_store(PyObject *object)
     return false;
 }
 
-PyDoc_STRVAR(install_doc, "_install(store, word, version, value, snapshot, seen) -> bool\n\n"
-                          "Cache what a version decoded to, unless something newer is cached already.");
+/* Marks the new version before the old one is cleared, so that operators always see one. */
+static void slot_see(slot_object *self, store_object *store, uint64_t version)
+{
+    bool same = self->seen_in == store;
+    core_see(store, version, same ? self->version : 0);
+    if (!same && self->seen_in != NULL)
+        core_clear(self->seen_in, SHMCOW_SEEN_AT + self->version);
+}
+
+PyDoc_STRVAR(install_doc, "_install(store, word, version, value, snapshot) -> bool\n\n"
+                          "Cache what a version decoded to, and mark it as seen, unless something newer is cached already.");
 static PyObject *slot_install(slot_object *self, PyObject *args)
 {
-    PyObject *store, *value, *snapshot, *seen;
+    PyObject *store, *value, *snapshot;
     unsigned long long word, version;
-    if (!PyArg_ParseTuple(args, "OKKOOO", &store, &word, &version, &value, &snapshot, &seen))
+    if (!PyArg_ParseTuple(args, "OKKOO", &store, &word, &version, &value, &snapshot))
         return NULL;
     if (!is_store(store))
         return NULL;
@@ -92,11 +101,12 @@ static PyObject *slot_install(slot_object *self, PyObject *args)
                  (from->serial == self->serial && version > self->version);
     if (!newer)
         Py_RETURN_FALSE;
-    PyObject *old[] = {self->value, self->snapshot, self->seen, (PyObject *)self->store};
+    slot_see(self, from, version);
+    PyObject *old[] = {self->value, self->snapshot, (PyObject *)self->seen_in, (PyObject *)self->store};
     self->value = Py_NewRef(value);
     self->snapshot = Py_NewRef(snapshot);
-    self->seen = Py_NewRef(seen);
     self->store = (store_object *)Py_NewRef(store);
+    self->seen_in = (store_object *)Py_NewRef(store);
     self->serial = from->serial;
     self->version = version;
     self->current = &from->h->current;
@@ -135,9 +145,11 @@ PyDoc_STRVAR(forget_doc, "_forget() -> None\n\nDrop what is cached: every call t
 static PyObject *slot_forget(slot_object *self, PyObject *ignored)
 {
     (void)ignored;
-    PyObject *old[] = {self->value, self->snapshot, self->seen, (PyObject *)self->store};
-    self->value = self->snapshot = self->seen = NULL;
-    self->store = NULL;
+    if (self->seen_in != NULL)
+        core_clear(self->seen_in, SHMCOW_SEEN_AT + self->version);
+    PyObject *old[] = {self->value, self->snapshot, (PyObject *)self->seen_in, (PyObject *)self->store};
+    self->value = self->snapshot = NULL;
+    self->store = self->seen_in = NULL;
     self->current = &nowhere;
     self->word = SLOT_NOTHING;
     for (size_t k = 0; k < sizeof old / sizeof *old; k++)
@@ -152,8 +164,9 @@ static PyObject *slot_cached(slot_object *self, PyObject *ignored)
     (void)ignored;
     if (self->value == NULL)
         Py_RETURN_NONE;
-    return Py_BuildValue("(KKOO)", (unsigned long long)self->serial, (unsigned long long)self->version, self->value,
-                         self->snapshot);
+    PyObject *const fields[] = {PyLong_FromUnsignedLongLong(self->serial), PyLong_FromUnsignedLongLong(self->version),
+                                Py_NewRef(self->value), Py_NewRef(self->snapshot)};
+    return core_pack(fields, sizeof fields / sizeof *fields);
 }
 
 static PyObject *slot_pass(slot_object *self, PyObject *ignored)

@@ -1,4 +1,4 @@
-/* shmcow._core.Store and Marker: an attached store, and what this process marks in it.
+/* shmcow._core.Store: an attached store, and what this process marks in it.
  *
  * A marker says "this process holds (or has seen) that version". The kernel keeps it on the claim descriptor, one for
  * each process and store; here each offset has an ordinary count, and the marker is set at 0 -> 1 and cleared at 1 -> 0.
@@ -40,14 +40,16 @@ static int ready_claim(store_object *store)
     return r;
 }
 
-void core_mark(store_object *store, uint64_t offset)
+/* One more wants this mark: how many do now, or 0 for lack of memory. That costs accounting only: core_clear finds no
+   count and does nothing. */
+static uint64_t count_up(store_object *store, uint64_t offset)
 {
     struct marker_count *mark = find_mark(store, offset);
     if (mark == NULL && store->marks_used == store->marks_room) {
         size_t room = store->marks_room ? store->marks_room * 2 : 8;
         struct marker_count *more = PyMem_Realloc(store->marks, room * sizeof *more);
         if (more == NULL)
-            return; /* costs accounting only; core_clear finds no count and does nothing */
+            return 0;
         store->marks = more;
         store->marks_room = room;
     }
@@ -55,64 +57,64 @@ void core_mark(store_object *store, uint64_t offset)
         mark = &store->marks[store->marks_used++];
         *mark = (struct marker_count){.offset = offset};
     }
-    mark->count++;
-    if ((mark->count == 1 || !shmcow_fd_valid(store->claim)) && ready_claim(store) == 0)
-        store->refused = -shmcow_lock_byte(atomic_load(&store->claim->fd), F_RDLCK, offset);
+    return ++mark->count;
+}
+
+/* One less wants this mark. True: it was the last. */
+static bool count_down(store_object *store, uint64_t offset)
+{
+    struct marker_count *mark = find_mark(store, offset);
+    if (mark == NULL || --mark->count > 0)
+        return false;
+    *mark = store->marks[--store->marks_used];
+    return true;
+}
+
+static void set_mark(store_object *store, uint64_t offset)
+{
+    store->refused = -shmcow_lock_byte(atomic_load(&store->claim->fd), F_RDLCK, offset);
+}
+
+static void unset_mark(store_object *store, uint64_t offset)
+{
+    if (shmcow_lock_byte(atomic_load(&store->claim->fd), F_UNLCK, offset) < 0) {
+        shmcow_fd_close(store->claim); /* even an unlock can fail (ENOLCK): let go of all, and mark the others again */
+        core_refresh(store);
+    }
+}
+
+void core_mark(store_object *store, uint64_t offset)
+{
+    uint64_t count = count_up(store, offset);
+    if (count > 0 && (count == 1 || !shmcow_fd_valid(store->claim)) && ready_claim(store) == 0)
+        set_mark(store, offset);
 }
 
 void core_clear(store_object *store, uint64_t offset)
 {
-    struct marker_count *mark = find_mark(store, offset);
-    if (mark == NULL || --mark->count > 0)
-        return;
-    *mark = store->marks[--store->marks_used];
     /* In a forked child the descriptor is closed (-1) until the next mark, so a child never clears its parent's. */
-    if (shmcow_fd_valid(store->claim) && shmcow_lock_byte(atomic_load(&store->claim->fd), F_UNLCK, offset) < 0) {
-        shmcow_fd_close(store->claim); /* even an unlock can fail (ENOLCK): let go of all, and mark the others again */
-        core_refresh(store);
-    }
+    if (count_down(store, offset) && shmcow_fd_valid(store->claim))
+        unset_mark(store, offset);
+}
+
+/* Mark `version` as seen, and clear the version `before`, which was marked so (0: none), with one look at the descriptor
+   for both. Whether the holds file still has its name was looked at when the version was held: one that goes between then
+   and now is as one that goes after this. */
+void core_see(store_object *store, uint64_t version, uint64_t before)
+{
+    bool ready = shmcow_fd_valid(store->claim) || ready_claim(store) == 0;
+    if (count_up(store, SHMCOW_SEEN_AT + version) == 1 && ready)
+        set_mark(store, SHMCOW_SEEN_AT + version);
+    if (before != 0 && !ready)
+        core_clear(store, SHMCOW_SEEN_AT + before);
+    else if (before != 0 && count_down(store, SHMCOW_SEEN_AT + before))
+        unset_mark(store, SHMCOW_SEEN_AT + before);
 }
 
 void core_refresh(store_object *store)
 {
     if (store->marks_used > 0)
         (void)ready_claim(store);
-}
-
-/* ---- Marker ---- */
-
-typedef struct {
-    PyObject_HEAD
-    store_object *store;
-    uint64_t offset;
-} marker_object;
-
-static void marker_dealloc(marker_object *self)
-{
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
-    if (self->store != NULL)
-        core_clear(self->store, self->offset);
-    Py_XDECREF((PyObject *)self->store);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF((PyObject *)type);
-}
-
-static PyType_Slot marker_slots[] = {
-    {Py_tp_doc, "A marker of this process on one version: cleared when the last one goes."},
-    {Py_tp_dealloc, marker_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec marker_spec = {
-    .name = "shmcow._core.Marker",
-    .basicsize = sizeof(marker_object),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
-    .slots = marker_slots,
-};
-
-PyTypeObject *core_make_marker_type(PyObject *module)
-{
-    return core_add_type(module, &marker_spec);
 }
 
 /* ---- Store: attach ---- */
@@ -248,22 +250,6 @@ static PyObject *store_hold(store_object *self, PyObject *args)
     return core_hold(self, core_state_of((PyObject *)self), version);
 }
 
-PyDoc_STRVAR(seen_doc, "seen(version) -> Marker\n\nMark a version as seen: it blocks nothing and lets operators see who is behind.");
-static PyObject *store_seen(store_object *self, PyObject *args)
-{
-    unsigned long long version;
-    if (!PyArg_ParseTuple(args, "K", &version))
-        return NULL;
-    core_state *state = core_state_of((PyObject *)self);
-    marker_object *marker = (marker_object *)PyType_GenericAlloc(state->marker_type, 0);
-    if (marker == NULL)
-        return NULL;
-    marker->store = (store_object *)Py_NewRef((PyObject *)self);
-    marker->offset = SHMCOW_SEEN_AT + (version & SHMCOW_VERSION_MAX);
-    core_mark(self, marker->offset);
-    return (PyObject *)marker;
-}
-
 /* A marker on one of the versions `first` to `last`: its version, 0 for none, or -1 with an exception set. */
 static long long find_marked(store_object *self, uint64_t first, uint64_t last, bool seen)
 {
@@ -347,6 +333,7 @@ PyDoc_STRVAR(generations_doc, "generations() -> list[tuple[int, int, dict | None
 static PyObject *store_generations(store_object *self, PyObject *ignored)
 {
     (void)ignored;
+    core_state *state = core_state_of((PyObject *)self);
     PyObject *list = PyList_New(0);
     for (uint32_t i = 0; list != NULL && i < SHMCOW_GENERATIONS; i++) {
         shmcow_entry entry;
@@ -355,7 +342,7 @@ static PyObject *store_generations(store_object *self, PyObject *ignored)
         if (!look_at(self, i, &word, &entry, &whole))
             continue;
         PyObject *row = Py_BuildValue("(KIN)", (unsigned long long)shmcow_word_version(word), shmcow_word_state(word),
-                                      whole ? core_entry_dict(&entry) : Py_NewRef(Py_None));
+                                      whole ? core_entry_dict(state, &entry) : Py_NewRef(Py_None));
         if (row == NULL || PyList_Append(list, row) < 0)
             Py_CLEAR(list);
         Py_XDECREF(row);
@@ -375,7 +362,7 @@ static PyObject *store_entry(store_object *self, PyObject *ignored)
     if (current == 0 || current == SHMCOW_DESTROYED || i >= SHMCOW_GENERATIONS || !look_at(self, i, &word, &entry, &whole) ||
         !whole || entry.version != shmcow_version_of(current))
         Py_RETURN_NONE;
-    return core_entry_dict(&entry);
+    return core_entry_dict(core_state_of((PyObject *)self), &entry);
 }
 
 PyDoc_STRVAR(counters_doc, "counters() -> list[int]\n\nThe store's counters, in the order of the layout header.");
@@ -461,7 +448,6 @@ static PyObject *get_epoch(store_object *self, void *ignored)
 
 static PyMethodDef store_methods[] = {
     {"hold", (PyCFunction)store_hold, METH_VARARGS, hold_doc},
-    {"seen", (PyCFunction)store_seen, METH_VARARGS, seen_doc},
     {"marked", (PyCFunction)store_marked, METH_VARARGS, marked_doc},
     {"marked_below", (PyCFunction)store_marked_below, METH_VARARGS, marked_below_doc},
     {"named", (PyCFunction)store_named, METH_NOARGS, named_doc},

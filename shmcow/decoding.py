@@ -48,36 +48,30 @@ def decode(hold: _core.Hold, entry: dict[str, Any], how: Decoding) -> tuple[Any,
 
     Concurrency: any thread, no lock held: decoders and ``transform`` may use the same store again.
     """
-    where = f"version {entry['version']} of store {hold.store.name}"
-    codec = choose(how, entry, where)
+    codec = choose(how, entry, hold)
     parts = stored_parts(hold, entry)
-    for part, listed in zip(parts, entry["parts"], strict=True):
-        check_payload(part.view, listed, how.verify, where)
+    for k, listed in enumerate(entry["parts"]):
+        check_payload(parts[k].view, listed, how.verify, hold)
     try:
         value = codec.decode_parts(parts, freeze=how.freeze)
-        if codec.is_typed and codec.fingerprint != bytes(entry["fingerprint"]):
+        if codec.fingerprint != entry["fingerprint"] and codec.is_typed:
             codec.check_fits(value)
     except (DecodeError, CodecMismatchError) as exc:
-        raise type(exc)(f"{where}{_published_as(entry)}: {exc}") from exc
+        raise type(exc)(f"{hold}{_published_as(entry)}: {exc}") from exc
     if how.transform is not None:
         try:
             value = how.transform(value)
         except Exception as exc:
-            raise DecodeError(f"transform= raised {type(exc).__name__} for {where}: {exc}") from exc
+            raise DecodeError(f"transform= raised {type(exc).__name__} for {hold}: {exc}") from exc
     return value, codec.holds
 
 
 def stored_parts(hold: _core.Hold, entry: dict[str, Any]) -> list[StoredPart]:
     """Return the parts of a held version, as a codec takes them."""
-    prefix = hold.store.prefix
-    found = []
-    for k, part in enumerate(entry["parts"]):
-        typed = part["flags"] & _core.IS_TYPED != 0
-        found.append(StoredPart(hold.view(k), part["name"], hold.codec(k), f"{prefix}{part['segment']}", typed))
-    return found
+    return [StoredPart(*hold.stored(k)) for k in range(len(entry["parts"]))]
 
 
-def choose(how: Decoding, entry: dict[str, Any], where: str) -> Codec[Any]:
+def choose(how: Decoding, entry: dict[str, Any], where: object) -> Codec[Any]:
     """Return the codec to decode an entry with.
 
     Raises:
@@ -103,11 +97,11 @@ def _published_as(entry: dict[str, Any]) -> str:
     return f" (published as {entry['type_name']})" if entry["type_name"] else ""
 
 
-def check_payload(view: memoryview, part: dict[str, Any], verify: bool, where: str) -> None:
+def check_payload(view: memoryview, part: dict[str, Any], verify: bool, where: object) -> None:
     """Check a payload's CRC: always up to 1 MiB, above on request.
 
     Raises:
-        CorruptSegmentError: it is wrong.
+        CorruptSegmentError: it is wrong, in what ``str(where)`` names.
     """
     if not part["flags"] & _core.HAS_CRC or (part["length"] > CHECKED_BYTES and not verify):
         return

@@ -9,7 +9,6 @@ import math
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypedDict, overload
 
@@ -33,7 +32,7 @@ from shmcow.feeding import staleness
 from shmcow.following import Refresher, Subscription, start_again
 from shmcow.frozen import check_frozen
 from shmcow.segments import check_name
-from shmcow.snapshot import Snapshot, load
+from shmcow.snapshot import Alive, Snapshot, load
 from shmcow.store import check_timeout, hold_at
 from shmcow.waiting import check_wait, until
 from shmcow.watching import AsyncWatch, Newer, Watch, first
@@ -196,10 +195,9 @@ class Reader(_core.Slot, Generic[T]):
         self._problem: Exception | None = None
         self._failures = 0
         self._bad: tuple[int, int, Exception] | None = None
-        self._decoding: set[tuple[int, int]] = set()  # (forks, thread) of those inside _catch_up
-        self._working: set[tuple[int, int]] = set()  # and of those that decode
+        self._inside: dict[tuple[int, int], bool] = {}  # (forks, thread) of those in _catch_up: whether they decode
         self._awaited = False  # whether another thread waits for one of them
-        self._loaded: weakref.WeakValueDictionary[tuple[int, int], Snapshot[T]] = weakref.WeakValueDictionary()
+        self._alive: Alive[T] = Alive()
         self._closed = False
         self._unusable: Exception | None = None  # why this one, sent here by another process, cannot decode
         self._forks = _core.forks()
@@ -304,8 +302,8 @@ class Reader(_core.Slot, Generic[T]):
         if not 1 <= version <= _core.VERSION_MAX:
             raise ValueError(f"versions start at 1, found {version}")
         self._check_open()
-        if self._store is None and self._attach_timeout:
-            self._catch_up_or_wait()
+        if self._store is None and self._attach_timeout and (error := self._catch_up()) is not None:
+            self._wait_for_first(error)
         store = self._attach()
         return self._load(store, hold_at(store, version))
 
@@ -462,13 +460,17 @@ class Reader(_core.Slot, Generic[T]):
 
     def _newest(self) -> tuple[tuple[int, int, Any, Any] | None, Exception | None]:
         """Return what is cached after a look, and why it is not the newest."""
-        cached = self._followed()
-        if cached is not None:
-            return cached, self._problem
-        error = self._catch_up_or_wait()
-        self._check_open()  # closed meanwhile: that is why there is nothing
+        if self._refresher is not None or _core.forks() != self._forks:
+            cached = self._followed()
+            if cached is not None:
+                return cached, self._problem
+        error = self._catch_up()
+        if error is not None and self._attach_timeout:
+            error = self._wait_for_first(error)
         cached = self._cached()
-        if cached is not None and self._refresher is not None:  # the next publish is the thread's
+        if cached is None:
+            self._check_open()  # closed meanwhile: that is why there is nothing
+        elif self._refresher is not None:  # the next publish is the thread's
             self._refresher.try_start()
         return cached, error
 
@@ -485,10 +487,9 @@ class Reader(_core.Slot, Generic[T]):
             self._refresher.try_start()
         return cached if self._refresher.running else None
 
-    def _catch_up_or_wait(self) -> Exception | None:
-        """Bring the cache up to date, waiting for the store's first version if ``attach_timeout`` says so."""
-        error = self._catch_up()
-        if not self._attach_timeout or error is None or self._cached() is not None:
+    def _wait_for_first(self, error: Exception) -> Exception | None:
+        """Wait for the store's first version as ``attach_timeout`` says; return why there still is none."""
+        if self._cached() is not None:
             return error
         now, forks = time.monotonic(), _core.forks()
         if self._attach_until is None or self._attach_until[0] != forks:
@@ -513,7 +514,7 @@ class Reader(_core.Slot, Generic[T]):
             raise ClosedError(f"the reader of store {self._name} was closed: make a new one")
 
     def _check_not_decoding(self) -> None:
-        if (_core.forks(), threading.get_ident()) in self._decoding:
+        if (_core.forks(), threading.get_ident()) in self._inside:
             raise NotPublishedError(
                 f"a decoder hook or transform= of store {self._name} waits for the version that it is making"
             )
@@ -522,14 +523,14 @@ class Reader(_core.Slot, Generic[T]):
         """Bring the cache up to date; return why it is not."""
         self._check_open()
         me = (_core.forks(), threading.get_ident())
-        handled = sys.exc_info()[1]
-        if me in self._decoding:
+        if me in self._inside:
             # A decoder hook, finalizer or signal handler of this thread called get() in mid-decode: the last good
             # value is the answer, and decoding again in here would never end.
             return self._problem
+        handled = sys.exception()
         try:
-            self._decoding.add(me)
-            self._advance()
+            self._inside[me] = False
+            self._advance(me)
         except ClosedError:
             self._forget()
             raise
@@ -538,7 +539,7 @@ class Reader(_core.Slot, Generic[T]):
             self._note(exc)
             return exc
         finally:
-            self._decoding.discard(me)
+            self._inside.pop(me, None)
         if self._closed:  # by another thread, meanwhile
             self._forget()
         return None
@@ -553,13 +554,16 @@ class Reader(_core.Slot, Generic[T]):
         return store
 
     def _attach(self) -> _core.Store:
+        known = self._store  # close() in another thread takes it away at any moment
+        if known is not None and known.named():
+            return known
         store = self._store = self._look_up()
         if self._closed:  # by another thread, meanwhile
             self._store = None
             self._check_open()
         return store
 
-    def _advance(self) -> None:
+    def _advance(self, me: tuple[int, int]) -> None:
         known = self._store  # close() in another thread takes it away at any moment
         try:
             store = self._attach()
@@ -573,25 +577,24 @@ class Reader(_core.Slot, Generic[T]):
                     f"store {self._name} was destroyed, or removed from outside: start its writer again"
                 ) from None
             raise
-        store.refresh_claims()
         word = store.word
         seen = (store.serial, word & _core.VERSION_MAX)
         cached = self._cached()
         if cached is not None and cached[:2] == seen:
+            store.refresh_claims()
             self._accept(store, word)
             self._problem = None
             return
         if self._bad is not None and self._bad[:2] == seen:
+            store.refresh_claims()
             self._settle(store, word)
             raise self._bad[2]
-        me = (_core.forks(), threading.get_ident())
         try:
-            self._working.add(me)
+            self._inside[me] = True
             self._decode(store, word)
         finally:
-            self._working.discard(me)
-            after = self._cached()
-            if self._awaited and (after != cached or (self._bad is not None and self._bad[:2] == seen)):
+            self._inside[me] = False
+            if self._awaited and (self._cached() != cached or (self._bad is not None and self._bad[:2] == seen)):
                 self._awaited = False
                 _core.ring()
 
@@ -599,7 +602,7 @@ class Reader(_core.Slot, Generic[T]):
         """Tell whether another thread is decoding: who waits need not do the same beside it. It rings at its end."""
         self._awaited = True  # first: the other thread looks at this after it has stopped working
         forks, me = _core.forks(), threading.get_ident()
-        return any(at == forks and who != me for at, who in list(self._working))
+        return any(works and at == forks and who != me for (at, who), works in self._inside.copy().items())
 
     def _decode(self, store: _core.Store, word: int) -> None:
         try:
@@ -621,7 +624,7 @@ class Reader(_core.Slot, Generic[T]):
             self._remember_bad(store, hold.version, exc)
             self._settle(store, word)
             raise
-        if self._install(store, word, hold.version, snapshot.value, snapshot, store.seen(hold.version)):
+        if self._install(store, word, hold.version, snapshot.value, snapshot):
             self._problem = None
 
     def _settle(self, store: _core.Store, word: int) -> None:
@@ -638,15 +641,8 @@ class Reader(_core.Slot, Generic[T]):
     def _load(self, store: _core.Store, hold: _core.Hold) -> Snapshot[T]:
         """Decode a version, or find what another thread decoded: one object for each version."""
         key = (store.serial, hold.version)
-        known = self._loaded.get(key)
-        if known is not None:
-            return known
-        snapshot = load(hold, self._how)
-        with stores.lock_of_process():
-            known = self._loaded.get(key)
-            if known is None:
-                self._loaded[key] = known = snapshot
-            return known
+        known = self._alive.get(key)
+        return known if known is not None else self._alive.keep(key, load(hold, self._how))
 
     def _note(self, exc: Exception) -> None:
         known = self._problem

@@ -39,16 +39,6 @@ class Snapshot(Generic[T]):
     Attributes:
         value: the decoded value; shared, do not change it.
         version: its number, from 1.
-        store: the store's name.
-        epoch: of the store, 32 hexadecimal digits; versions of different epochs do not compare.
-        published_at: when, in UTC.
-        publisher: (pid, uid) of the writer, as its own pid and user namespaces number them.
-        author, message, source: what the writer said.
-        codec: name of the codec.
-        type_name: the type that the writer published, for people.
-        fingerprint: of that type's schema, hexadecimal; "" when untyped.
-        rollback_of: the version whose content this one repeats, or None.
-        size_bytes: of the payload.
 
     Picklable: what is sent is the store, the epoch, the version and how to decode it. The sender holds the version from
     then on (until ``release()``, or its last reference to the snapshot goes), the receiver as long as it has the
@@ -60,45 +50,76 @@ class Snapshot(Generic[T]):
     has a copy, and counts as a holder of its own from its next read on.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_holds",
-        "_how",
-        "_store",
-        "author",
-        "codec",
-        "epoch",
-        "fingerprint",
-        "message",
-        "published_at",
-        "publisher",
-        "rollback_of",
-        "size_bytes",
-        "source",
-        "store",
-        "type_name",
-        "value",
-        "version",
-    )
+    __slots__ = ("__weakref__", "_entry", "_holds", "_how", "_store", "value", "version")
 
     def __init__(self, store: _core.Store, entry: dict[str, Any], value: T, how: Decoding) -> None:
         self._store = store
+        self._entry = entry  # what most readers never ask for is made when it is asked for
         self._how = how
         self._holds: list[_core.Hold] = []
         self.value = value
         self.version: int = entry["version"]
-        self.store = store.name
-        self.epoch = store.epoch.hex()
-        self.published_at = datetime.datetime.fromtimestamp(entry["published_ns"] / 1e9, datetime.UTC)
-        self.publisher = Publisher(entry["pid"], entry["uid"])
-        self.author: str = entry["author"]
-        self.message: str = entry["message"]
-        self.source: str = entry["source"]
-        self.codec: str = entry["codec"]
-        self.type_name: str = entry["type_name"]
-        self.fingerprint: str = entry["fingerprint"].hex() if any(entry["fingerprint"]) else ""
-        self.rollback_of: int | None = entry["origin"] or None
-        self.size_bytes: int = sum(part["length"] for part in entry["parts"])
+
+    @property
+    def store(self) -> str:
+        """The store's name."""
+        return self._store.name
+
+    @property
+    def epoch(self) -> str:
+        """Of the store, 32 hexadecimal digits; versions of different epochs do not compare."""
+        return self._store.epoch.hex()
+
+    @property
+    def published_at(self) -> datetime.datetime:
+        """When, in UTC."""
+        return datetime.datetime.fromtimestamp(self._entry["published_ns"] / 1e9, datetime.UTC)
+
+    @property
+    def publisher(self) -> Publisher:
+        """Process and user of the writer, as its own pid and user namespaces number them."""
+        return Publisher(self._entry["pid"], self._entry["uid"])
+
+    @property
+    def author(self) -> str:
+        """Who published it, as the writer said."""
+        return self._entry["author"]  # type: ignore[no-any-return]
+
+    @property
+    def message(self) -> str:
+        """Why, as the writer said."""
+        return self._entry["message"]  # type: ignore[no-any-return]
+
+    @property
+    def source(self) -> str:
+        """From what, as the writer said."""
+        return self._entry["source"]  # type: ignore[no-any-return]
+
+    @property
+    def codec(self) -> str:
+        """Name of the codec."""
+        return self._entry["codec"]  # type: ignore[no-any-return]
+
+    @property
+    def type_name(self) -> str:
+        """The type that the writer published, for people."""
+        return self._entry["type_name"]  # type: ignore[no-any-return]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of that type's schema, hexadecimal; "" when untyped."""
+        found: bytes = self._entry["fingerprint"]
+        return found.hex() if any(found) else ""
+
+    @property
+    def rollback_of(self) -> int | None:
+        """The version whose content this one repeats, or None."""
+        return self._entry["origin"] or None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the payload."""
+        return sum(part["length"] for part in self._entry["parts"])
 
     @property
     def held(self) -> bool:
@@ -131,7 +152,9 @@ class Snapshot(Generic[T]):
 
     @property
     def data(self) -> memoryview:
-        """The payload as it is in shared memory, read-only; the version is held as long as the view lives.
+        """The payload as it was written, read-only; the version is held as long as the view lives.
+
+        It lies in shared memory, but for up to 16 kB of MessagePack or JSON: these are read, not mapped.
 
         Raises:
             VersionGoneError: the version was reclaimed, and nobody in this process holds it.
@@ -170,12 +193,11 @@ class Snapshot(Generic[T]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        how = dump("a Snapshot", self._how._replace(made=None))
+        sent = self.store, self.epoch, self.version, dump("a Snapshot", self._how._replace(made=None))
         if self._holds:
             self._store.refresh_claims()  # in a forked child: what was inherited is held by it from here on
         else:
             self.hold()  # for the receiver: until release(), or the last reference here goes
-        sent = self.store, self.epoch, self.version, how
         with lock_of_process():
             _alive[_core.forks(), sent] = self  # should it arrive in this very process
         return receive, sent
@@ -197,6 +219,49 @@ def load(hold: _core.Hold, how: Decoding) -> Snapshot[Any]:
     return snapshot
 
 
+class Alive(Generic[T]):
+    """The snapshots that a reader has made and that are still in use: one for each version.
+
+    A WeakValueDictionary would do the same at ten times the cost: a noticeable part of a version's first ``get()``.
+
+    Concurrency: any thread.
+    """
+
+    def __init__(self) -> None:
+        self._refs: dict[tuple[int, int], weakref.ref[Snapshot[T]]] = {}
+        self._room = 8  # when there are more, those that died are forgotten
+
+    def get(self, key: tuple[int, int]) -> Snapshot[T] | None:
+        """Return the snapshot of (serial of the attach, version), or None."""
+        ref = self._refs.get(key)
+        return None if ref is None else ref()
+
+    def keep(self, key: tuple[int, int], snapshot: Snapshot[T]) -> Snapshot[T]:
+        """Keep a snapshot, unless another thread was first; return the one that is kept."""
+        ref = weakref.ref(snapshot)
+        if self._refs.setdefault(key, ref) is not ref:
+            return self._keep_one(key, ref, snapshot)
+        if len(self._refs) > self._room:
+            self._forget_dead()
+        return snapshot
+
+    # Only with the lock is a reference that is there replaced or removed, so that nobody replaces a live one.
+
+    def _keep_one(self, key: tuple[int, int], ref: weakref.ref[Snapshot[T]], snapshot: Snapshot[T]) -> Snapshot[T]:
+        with lock_of_process():
+            known = self._refs.setdefault(key, ref)()
+            if known is None:
+                self._refs[key] = ref
+            return known if known is not None else snapshot
+
+    def _forget_dead(self) -> None:
+        with lock_of_process():
+            for key, ref in self._refs.copy().items():
+                if ref() is None:
+                    self._refs.pop(key, None)
+            self._room = 2 * len(self._refs) + 8
+
+
 # ---- received from another process ----
 
 
@@ -206,7 +271,8 @@ class Unavailable(Snapshot[Any]):
     __slots__ = ("_sent", "_why")
 
     def __init__(self, sent: tuple[str, str, int, bytes], why: Exception) -> None:
-        self.store, self.epoch, self.version, _ = self._sent = sent
+        self._sent = sent
+        self.version = sent[2]
         self._why = why
         self._holds = []
 
@@ -216,9 +282,19 @@ class Unavailable(Snapshot[Any]):
         raise again
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in Snapshot.__slots__:
+        if name.startswith("_") or not hasattr(Snapshot, name):
             raise AttributeError(f"a Snapshot has no attribute {name!r}")
         self._fail()
+
+    @property
+    def store(self) -> str:
+        """The store's name."""
+        return self._sent[0]
+
+    @property
+    def epoch(self) -> str:
+        """Of the store that it was taken from."""
+        return self._sent[1]
 
     def hold(self) -> NoReturn:
         """Raise why the snapshot cannot be had."""

@@ -414,6 +414,49 @@ def test_file_that_took_a_number_is_left_alone(
     writer.destroy()
 
 
+@pytest.mark.parametrize("way", ["closed", "taken"])
+def test_descriptor_that_goes_while_a_version_is_decoded(
+    name: str, spawn: Callable[..., Child], tmp_path: Path, way: str
+) -> None:
+    """After a decoder that closed the claim the version counts as seen, and who took the number keeps its locks."""
+    writer = Writer(name, initial=value_of(1), retain=0)
+    path = tmp_path / "foreign"
+    offsets = [0, 1, 2, (1 << 62) + 1, (1 << 62) + 2]
+
+    def body(link: Link) -> None:
+        foreign: list[_Foreign] = []
+
+        def transform(value: Any) -> Any:
+            if version_in(value) == 2:
+                (number,) = _shm_numbers()
+                os.close(number)
+                if way == "taken":
+                    foreign.append(_Foreign(path, number, offsets, posix=False))
+            return value
+
+        reader: Reader[Any] = Reader(name, transform=transform)
+        link.send(version_in(reader.get()))
+        link.recv()
+        link.send(version_in(reader.get()))
+        for other in foreign:
+            other.check()
+        link.recv()
+
+    child = spawn(body)
+    assert child.recv() == 1
+    writer.publish(value_of(2))
+    assert child.ask("get") == 2
+    assert processes.seen_by(child.pid, name) == {2}
+    assert processes.held_by(child.pid, name) == set()
+    if way == "taken":
+        with path.open("rb+") as file:
+            kinds = [_flock(file.fileno(), fcntl.F_OFD_GETLK, fcntl.F_WRLCK, offset) for offset in offsets]
+        assert kinds == [fcntl.F_WRLCK] * len(offsets)
+    child.send("end")
+    child.done()
+    writer.destroy()
+
+
 def test_lock_that_a_closerange_dropped_is_not_written_under(name: str, spawn: Callable[..., Child]) -> None:
     """Update's function closes every descriptor, and with it the writer lock: nothing is published, later it is."""
     writer = Writer(name, initial=value_of(1))

@@ -14,7 +14,7 @@ import processes
 import pytest
 from processes import Child, Link, value_of, version_in
 
-from shmcow import Raw, Reader, Writer, WriterBusyError
+from shmcow import Raw, Reader, Writer, WriterBusyError, destroy
 
 _LIBC = ctypes.PyDLL(None)  # PyDLL: the interpreter lock stays held over fork, as os.fork() has it
 
@@ -183,6 +183,25 @@ def test_child_outlives_its_parent_and_holds_by_itself(name: str, spawn: Callabl
     ours.close()
     theirs.close()
     writer.destroy()
+
+
+@pytest.mark.parametrize("fork", FORKS)
+def test_child_holds_what_it_inherited_although_it_finds_no_newer_version(
+    name: str, spawn: Callable[..., Child], fork: Any
+) -> None:
+    """A child whose first get() finds the store ended, with nothing to hold, holds what it inherited all the same."""
+    writer = Writer(name, initial=value_of(1), retain=0)
+    reader = Reader(name)
+    snap = reader.snapshot().hold()
+    child = spawn(_talk, {"reader": reader, "snap": snap}, fork=fork)
+    _, core = writer._keeper.attach(create=False)
+    core.give_notice()  # as far as a destroy comes that is killed then
+    assert child.ask("get") == 1
+    assert processes.held_by(child.pid, name) == {1}
+    child.send("end")
+    child.done()
+    snap.release()
+    destroy(name)
 
 
 @pytest.mark.parametrize("fork", FORKS)

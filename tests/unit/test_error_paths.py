@@ -60,10 +60,10 @@ def test_arguments_of_another_type_are_refused(name: str) -> None:
         calls: list[Callable[[], object]] = [
             lambda: _core.Store(BAD),
             lambda: attached.hold(BAD),
-            lambda: attached.seen(BAD),
             lambda: attached.marked(BAD),
             lambda: attached.marked_below(BAD),
             lambda: hold.view(BAD),
+            lambda: hold.stored(BAD),
             lambda: _core.WriterCore(BAD, segments),
             lambda: core.reclaim(BAD),
             lambda: core.discard(BAD),
@@ -71,8 +71,8 @@ def test_arguments_of_another_type_are_refused(name: str) -> None:
             lambda: core.count(BAD, 1),
             lambda: core.publish(BAD, SCHEMA, SAID, (part(b"x"),)),
             lambda: slot._install(BAD, 1),  # type: ignore[call-arg]
-            lambda: slot._install(BAD, 1, 1, 1, 1, BAD),
-            lambda: slot._install(1, 1, 1, 1, 1, BAD),  # type: ignore[arg-type]
+            lambda: slot._install(BAD, 1, 1, 1, 1),
+            lambda: slot._install(1, 1, 1, 1, 1),  # type: ignore[arg-type]
             lambda: slot._accept(BAD),  # type: ignore[call-arg]
             lambda: slot._accept(BAD, 1),
             lambda: _core.wait(BAD, (), 0.0),
@@ -91,8 +91,9 @@ def test_part_that_a_version_does_not_have(name: str) -> None:
     with writing(name, lock=False):
         hold = store.attach(name).hold()
         assert bytes(hold.view(0)) == b"\xa5three"
-        with pytest.raises(IndexError, match="part 1 of 1"):
-            hold.view(1)
+        for look in (hold.view, hold.codec, hold.stored):
+            with pytest.raises(IndexError, match="part 1 of 1"):
+                look(1)
 
 
 def test_bytes_are_compared_whatever_buffers_have_them() -> None:

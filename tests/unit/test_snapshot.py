@@ -6,13 +6,21 @@ import datetime
 import gc
 import os
 import time
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 import shmcow
-from shmcow import JSON, FrozenDict, MsgPack, Raw, Reader, Snapshot, Writer
+from shmcow import JSON, Codec, FrozenDict, MsgPack, Raw, Reader, Snapshot, Writer
+from shmcow.snapshot import Alive
 from shmcow.store import attach
+
+FIELDS = (
+    "author", "codec", "epoch", "fingerprint", "message", "published_at", "publisher", "rollback_of", "size_bytes",
+    "source", "store", "type_name", "value", "version",
+)  # fmt: skip
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -178,9 +186,8 @@ def test_snapshots_of_writer_and_reader_agree(name: str) -> None:
         r = Reader(name, type=Config)
         for snap in (r.snapshot(), r.at(1)):
             mine = w.snapshot()
-            for field in Snapshot.__slots__:
-                if not field.startswith("_"):
-                    assert getattr(snap, field) == getattr(mine, field), field
+            for field in FIELDS:
+                assert getattr(snap, field) == getattr(mine, field), field
 
 
 def test_published_at_is_the_time_of_publishing(name: str) -> None:
@@ -192,3 +199,72 @@ def test_published_at_is_the_time_of_publishing(name: str) -> None:
         second = w.snapshot().published_at
         assert second >= first
         assert abs(second.timestamp() - now) < 60
+
+
+# ---- where the payload is ----
+
+
+@pytest.mark.parametrize(
+    ("codec", "value", "maps"),
+    [
+        (MsgPack(), b"s" * 1000, 0),
+        (JSON(), "s" * 1000, 0),
+        (MsgPack(), b"s" * 20_000, 1),
+        (Raw(), b"s" * 1000, 1),
+    ],
+    ids=["small msgpack", "small json", "large msgpack", "small raw"],
+)
+def test_small_version_is_read_if_it_is_decoded_and_mapped_if_not(
+    name: str, codec: Codec[Any], value: Any, maps: int
+) -> None:
+    """What is decoded anyway costs no mapping; what is looked into lies in shared memory, whatever its size."""
+    with Writer(name, codec=codec, initial=value) as w:
+        w.publish(value, message="the newest")
+        snap = Reader(name, codec=codec).snapshot()
+        with snap:
+            data = snap.data
+            segments = Path("/proc/self/maps").read_text().count(f"{attach(name).prefix}2")
+            assert segments == maps
+            assert bytes(data) == b"".join(map(bytes, codec.encode(value)))
+            w.destroy()
+            assert b"ssss" in bytes(data)
+        del data, snap
+
+
+# ---- what a reader has made ----
+
+
+class _Thing:
+    """Stands for a snapshot: anything that can be referred to weakly."""
+
+
+def test_first_snapshot_of_a_version_is_the_one_that_is_kept() -> None:
+    """While it lives it is the answer for its version; when it has died the next one is."""
+    alive: Alive[Any] = Alive()
+    first, second, other = _Thing(), _Thing(), _Thing()
+    kept: Any = alive
+    assert kept.get((1, 1)) is None
+    assert kept.keep((1, 1), first) is first
+    assert kept.keep((1, 1), second) is first
+    assert kept.keep((1, 2), other) is other
+    assert (kept.get((1, 1)), kept.get((1, 2))) == (first, other)
+    del first
+    assert kept.get((1, 1)) is None
+    assert kept.keep((1, 1), second) is second
+    assert kept.get((1, 1)) is second
+
+
+def test_snapshots_that_died_are_forgotten(name: str) -> None:
+    """A reader that has seen thousands of versions keeps a note of the few that somebody still has."""
+    with Writer(name, initial=0) as w:
+        r = Reader(name)
+        mine = {}
+        for n in range(1, 2001):
+            version = w.publish(n)
+            snap = r.snapshot()
+            if n % 400 == 0:
+                mine[version] = snap.hold()
+        assert len(r._alive._refs) <= 2 * (len(mine) + 1) + 8
+        for version, snap in mine.items():
+            assert r.at(version) is snap
+            snap.release()

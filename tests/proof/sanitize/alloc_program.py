@@ -81,7 +81,7 @@ def _pickle(store: str) -> Job:
     snapshot = r.snapshot()
 
     def send() -> int:
-        with snapshot.hold():
+        with snapshot:
             received = pickle.loads(pickle.dumps(snapshot))
             assert received.value == snapshot.value
             return int(received.version)
