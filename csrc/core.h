@@ -119,6 +119,7 @@ core_state *core_state_of(PyObject *object);
 PyTypeObject *core_add_type(PyObject *module, PyType_Spec *spec);
 PyObject *core_text(const char *text, size_t room);
 PyObject *core_pack(PyObject *const *fields, Py_ssize_t count);
+PyObject *core_other_format(uint32_t found, uint32_t expected);
 
 PyTypeObject *core_make_store_type(PyObject *module);
 PyTypeObject *core_make_hold_type(PyObject *module);

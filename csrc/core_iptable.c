@@ -167,8 +167,14 @@ static PyObject *iptable_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     const char *problem =
         shmcow_iptable_open(&self->table, &core_crc, self->buffer.buf, (uint64_t)self->buffer.len);
     if (problem != NULL) {
+        if (problem == shmcow_other_format()) {
+            shmcow_iptable_header h;
+            memcpy(&h, self->buffer.buf, sizeof h);
+            core_other_format(h.format, SHMCOW_IPTABLE_FORMAT);
+        } else
+            core_table_corrupt(problem);
         Py_DECREF((PyObject *)self);
-        return core_table_corrupt(problem);
+        return NULL;
     }
     self->values.blob = self->table.values;
     return (PyObject *)self;

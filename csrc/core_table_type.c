@@ -202,6 +202,21 @@ static PyObject *table_prove(core_table *self, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
+/* What opening a table raises that another release has made. */
+PyObject *core_other_format(uint32_t found, uint32_t expected)
+{
+    PyObject *errors = PyImport_ImportModule("shmcow.errors");
+    PyObject *class = errors != NULL ? PyObject_GetAttrString(errors, "CodecMismatchError") : NULL;
+    if (class != NULL)
+        PyErr_Format(class,
+                     "it is a table of format %u, made by another release of shmcow, and this one reads and writes format "
+                     "%u: use the same release in all processes, or publish it from its source with this one",
+                     (unsigned int)found, (unsigned int)expected);
+    Py_XDECREF(class);
+    Py_XDECREF(errors);
+    return NULL;
+}
+
 static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *data, *decode;
@@ -225,7 +240,10 @@ static PyObject *table_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         self->values.decode = Py_NewRef(decode);
         if (problem == NULL)
             return (PyObject *)self;
-        core_table_corrupt(problem);
+        if (problem == shmcow_other_format())
+            core_other_format(self->table.header.format, SHMCOW_TABLE_FORMAT);
+        else
+            core_table_corrupt(problem);
     }
     Py_DECREF((PyObject *)self);
     return NULL;

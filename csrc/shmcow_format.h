@@ -156,4 +156,11 @@ static inline void shmcow_seal_footer(const shmcow_crc_table *table, shmcow_foot
     footer->crc = shmcow_crc(table, footer, offsetof(shmcow_footer, crc));
 }
 
+/* What the openers of tables say of one that another release has made, to be compared with: its header is in order. */
+static inline const char *shmcow_other_format(void)
+{
+    static const char words[] = "it is of another format: give readers and writers the same shmcow";
+    return words;
+}
+
 #endif

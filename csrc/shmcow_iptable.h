@@ -25,7 +25,8 @@
  *             ones. (An index by an address's bits would be uneven: addresses crowd in a few places.)
  *             Intervals are the nested rows made flat: each goes to the next one's start, and the first begins at 0. Rows
  *             are sorted: those that begin first come first, and of those the longest. Where a section is follows from the
- *             counts: there is no offset to forge.
+ *             counts: there is no offset to forge. Whatever else a later format changes, the magic bytes, the byte order,
+ *             the format and the header's CRC stay where they are.
  */
 #ifndef SHMCOW_IPTABLE_H
 #define SHMCOW_IPTABLE_H
@@ -233,10 +234,10 @@ static inline const char *shmcow_iptable_open(shmcow_iptable *table, const shmco
         return "it does not begin as a table of IP ranges does";
     if (h.byte_order != SHMCOW_BYTE_ORDER)
         return "it was written by a machine of the other byte order";
-    if (h.format != SHMCOW_IPTABLE_FORMAT)
-        return "it has another format: give readers and writers the same shmcow";
     if (h.crc != shmcow_crc(crc, &h, offsetof(shmcow_iptable_header, crc)))
         return "the checksum of its header is wrong";
+    if (h.format != SHMCOW_IPTABLE_FORMAT)
+        return shmcow_other_format();
     uint32_t slots = shmcow_slots(h.value_words);
     if (!shmcow_iptable_counts(h.rows4, h.intervals4, h.leaves4, slots) ||
         !shmcow_iptable_counts(h.rows6, h.intervals6, h.leaves6, slots) || h.value_count > h.value_words)

@@ -15,6 +15,7 @@
  *             Order: uint32_t, the cell of each row, in the order in which they were given.
  *             Values stand in the order in which the rows use them first.
  *             Key lengths: uint32_t, each that occurs, ascending (of integers: none).
+ *             Whatever else a later format changes, the magic bytes, the format and the header's CRC stay where they are.
  * Invariants  1. Whatever the bytes, nothing outside of the segment is read, and every loop ends.
  *             2. The header is copied once and checked; nothing else is believed: each cell is checked when it is met.
  *             3. A lookup waits for memory once, if rows are short and of like length: for one cell and the few behind it.
@@ -138,10 +139,10 @@ static inline const char *shmcow_table_open(const shmcow_crc_table *crc, shmcow_
     memcpy(&table->header, at, sizeof *h);
     if (memcmp(h->magic, SHMCOW_TABLE_MAGIC, sizeof h->magic) != 0)
         return "it does not begin with a table's magic bytes";
-    if (h->format != SHMCOW_TABLE_FORMAT)
-        return "it has another format: give readers and writers the same shmcow";
     if (h->crc != shmcow_crc(crc, h, offsetof(shmcow_table_header, crc)))
         return "the checksum of its header is wrong";
+    if (h->format != SHMCOW_TABLE_FORMAT)
+        return shmcow_other_format();
     if (h->key_kind < SHMCOW_KEY_STR || h->key_kind > SHMCOW_KEY_INT)
         return "its keys are of an unknown kind";
     bytes -= sizeof *h;

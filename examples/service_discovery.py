@@ -77,8 +77,8 @@ def main() -> None:
         print(f"registry back: version {newer.version}, {[backend.host for backend in newer.value]}")
         follower.terminate()
         follower.join()
-        assert state().publishes == 2
-        print(f"publishes: {state().publishes}, failures: {'some' if state().failures >= 2 else 'too few'}")
+        assert state().failures >= 2  # how many times it asked in vain is chance
+        print(f"publishes: {state().publishes}, failures: 2 or more")
     shmcow.destroy(STORE)
 
 

@@ -24,6 +24,7 @@ from shmcow.garbage import Garbage, garbage
 from shmcow.holders import Holder, holders_of
 from shmcow.machine import Finding, check_directory, check_limits, check_logind
 from shmcow.store import STATES
+from shmcow.words import counted
 
 __all__ = ["Finding", "diagnose"]
 
@@ -105,7 +106,7 @@ def _leftovers(found: list[Garbage]) -> Iterator[Finding]:
         if item.kept or item.what == "version":
             continue
         what = names.get(item.what, f"version {item.version}, half-done")
-        said = f"{what} ({len(item.files)} files, {item.size_bytes:,} bytes): {item.why}"
+        said = f"{what} ({counted(len(item.files), 'file')}, {counted(item.size_bytes, 'byte')}): {item.why}"
         yield Finding("problem", item.store, "leftovers", said, f"shmcow gc {item.store}")
 
 
@@ -273,7 +274,8 @@ def _feed(store: _core.Store) -> Iterator[Finding]:
         what = f"nothing feeds it any more: the follower of {feed.source}, pid {feed.pid}, has ended"
         yield Finding("warning", store.name, "feed", what, again)
     if feed.failures_in_a_row:
-        what = f"its feed failed {feed.failures_in_a_row} times in a row, and readers keep the last good version: "
+        row = counted(feed.failures_in_a_row, "time")
+        what = f"its feed failed {row} in a row, and readers keep the last good version: "
         fix = f"put {feed.source} right, or start its follower with what the error asks for"
         yield Finding("warning", store.name, "feed", what + feed.last_error, fix)
 

@@ -15,7 +15,7 @@ import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, Final, TypeAlias
+from typing import IO, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from typing_extensions import Buffer
@@ -25,7 +25,7 @@ from shmcow.codecs.iprows import Column, FileRows
 from shmcow.codecs.msgpack import MsgPack
 from shmcow.errors import ValidationError
 
-__all__ = ["FORMATS", "MAPPED_BYTES", "Progress", "contents", "csv_rows", "fields_of", "format_of", "parse"]
+__all__ = ["FORMATS", "MAPPED_BYTES", "Progress", "Rows", "contents", "csv_rows", "fields_of", "format_of", "parse"]
 
 FORMATS: Final = ("json", "toml", "yaml", "msgpack", "raw", "csv", "mmdb")
 MAPPED_BYTES: Final = 64 << 20  # a file from here on is mapped and not read: no second copy of it in memory
@@ -369,6 +369,26 @@ def _check_known(plain: Any, typed: Any, path: str, where: str) -> None:
 
 
 # ---- CSV ----
+
+
+class Rows(NamedTuple):
+    """How a CSV file becomes a table; see ``csv_rows``.
+
+    Attributes:
+        key: the columns of the keys, by name or by number from 0.
+        columns: what becomes the value; None: all others.
+        key_type: str, int or bytes; None: what the store has, or str.
+        delimiter: one character; "": a tab in a ``.tsv``, else a comma.
+        header: whether the first row names the columns; None: if a column is given by its name.
+        ip: whether it is a table of IP networks or ranges.
+    """
+
+    key: tuple[Column, ...] = ()
+    columns: tuple[Column, ...] | None = None
+    key_type: type | None = None
+    delimiter: str = ""
+    header: bool | None = None
+    ip: bool = False
 
 
 def csv_rows(

@@ -481,7 +481,8 @@ def import_file(
         What became of it, and what the file says.
 
     Raises:
-        IncompatibleStoreError, CorruptSegmentError, OSError: the file cannot be used; see ``read_file``.
+        IncompatibleStoreError, CorruptSegmentError, OSError: the file cannot be used; see ``read_file``. Incompatible
+            is also a table of another format number, and one with keys of another type than asked for.
         CodecMismatchError: its codec or type is not the store's.
         ShmcowError: as for ``publishing.publish``.
 
@@ -511,7 +512,8 @@ def import_file(
     except ValidationError as exc:
         cause = exc.__cause__
         if isinstance(cause, DecodeError | CorruptSegmentError | CodecMismatchError):  # the file's fault, not a value's
-            raise CorruptSegmentError(f"what is in {os.fspath(path)} cannot be read: {cause}") from exc
+            kind = IncompatibleStoreError if isinstance(cause, CodecMismatchError) else CorruptSegmentError
+            raise kind(f"what is in {os.fspath(path)} cannot be read: {cause}") from exc
         raise
     return published, said
 

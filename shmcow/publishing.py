@@ -5,6 +5,7 @@ A program that publishes again and again makes a ``Writer``, which is faster.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from shmcow.arguments import check_version
 from shmcow.codecs import JSON, MMDB, Bundle, Codec, IPTable, MsgPack, Raw, Table, for_name
 from shmcow.codecs.iprows import FileRows
 from shmcow.decoding import Decoding, stored_parts
+from shmcow.documents import Progress, Rows, csv_rows
 from shmcow.encoded import Encoded, prove, say, schema_of
 from shmcow.errors import (
     CodecMismatchError,
@@ -33,7 +35,7 @@ from shmcow.store import Settings, attach, check_owner
 from shmcow.validators import Validator
 from shmcow.writer import Writer
 
-__all__ = ["Published", "codec_for", "codec_to_change", "proved", "publish", "table_for"]
+__all__ = ["Published", "codec_for", "codec_to_change", "proved", "publish", "table_for", "table_of"]
 
 
 class Published(NamedTuple):
@@ -170,6 +172,50 @@ def table_for(
     return Table(key=key, value=values)
 
 
+def table_of(
+    name: str,
+    file: io.BufferedReader,
+    rows: Rows,
+    type: Any = None,  # noqa: A002
+    *,
+    where: str,
+    progress: Progress | None = None,
+) -> tuple[Table[Any, Any] | IPTable[Any], FileRows]:
+    """Choose the codec to publish a CSV file with, and stream its rows.
+
+    Args:
+        name: of the store, which need not exist.
+        file: opened for reading bytes; it is read while the rows are taken.
+        rows: how it becomes a table.
+        type: of the values, as for ``table_for``.
+        where: what messages call the file.
+        progress: called now and then.
+
+    Returns:
+        The codec, and the rows.
+
+    Raises:
+        CodecMismatchError, ValidationError: as ``table_for``.
+        ValueError: as ``documents.csv_rows``; nothing was read yet.
+
+    Concurrency: the rows are for one thread.
+    """
+    codec = table_for(name, type, rows.key_type, ip=rows.ip)
+    made = csv_rows(
+        file,
+        where=where,
+        key=rows.key,
+        columns=rows.columns,
+        key_type=str if isinstance(codec, IPTable) else codec.key,
+        values=codec.value if isinstance(codec, IPTable) else codec.values,
+        delimiter=rows.delimiter or ("\t" if ".tsv" in where[-7:].lower() else ","),
+        header=rows.header,
+        ip=rows.ip,
+        progress=progress,
+    )
+    return codec, made
+
+
 def _key_of(name: str) -> type:
     store = _existing(name)
     held = _held(store)
@@ -198,7 +244,8 @@ def publish(
 ) -> Published:
     """Publish one value.
 
-    A store that does not exist is made only when the value was encoded, proven and validated.
+    A store that does not exist is made only when the value was encoded, proven and validated, and is removed again if
+    it cannot be published, as when there is no room for it.
 
     Args:
         name: of the store.
@@ -251,7 +298,12 @@ def publish(
         given["group"] = None if gid == -1 else gid
     with Writer(name, codec=codec, create=create, validators=checks, verify=verify, force=force, **given) as writer:
         said = say(message, author, source)
-        version, changed = writer._publish(encoded, said, expected, if_changed)
+        anew = writer._store if writer.created else None
+        try:
+            version, changed = writer._publish(encoded, said, expected, if_changed)
+        except BaseException:
+            writer._unmake(anew)
+            raise
         return made._replace(version=version, changed=changed, created=writer.created)
 
 

@@ -18,6 +18,7 @@ from shmcow.committing import REFUSED, Committer, check_expected, schema_in
 from shmcow.encoded import Encoded, Said, Schema, say
 from shmcow.errors import (
     ClosedError,
+    ShmcowError,
     StoreDestroyedError,
     StoreNotFoundError,
     ValidationError,
@@ -62,7 +63,7 @@ class Writer(Generic[T]):
         name: of the store: 1 to 64 of ``A-Z a-z 0-9 _ -``.
         type: of the values; what does not fit is refused before anybody sees it.
         codec: a codec object, such as ``JSON(Config)``; excludes ``type``. Default: MsgPack, or what the store has.
-        initial: published if the store has no version yet.
+        initial: published if the store has no version yet. If it is refused, a store that was made for it is removed.
         create: False attaches only, and raises StoreNotFoundError if there is no store.
         retain: how many older versions stay openable (default 4); None: leave it as it is.
         max_total_bytes: limit of all segments together; retained versions are given up first. 0: no limit; None:
@@ -193,10 +194,15 @@ class Writer(Generic[T]):
         store, _ = self._keeper.attach(create=create)
         self._committer: Committer = committer(agreed_codec(store, given, type, freeze, force))
         self._committer.store = store
-        self._configure(settings)
-        self._warn_of_permissions(mode, settings)
-        if initial is not _MISSING and self._store.word == 0:
-            self._publish_first(first or self._encode(initial))
+        made = store if self._keeper.created else None
+        try:
+            self._configure(settings)
+            self._warn_of_permissions(mode, settings)
+            if initial is not _MISSING and self._store.word == 0:
+                self._publish_first(first or self._encode(initial))
+        except BaseException:
+            self._unmake(made)
+            raise
 
     # ---- attributes ----
 
@@ -642,6 +648,15 @@ class Writer(Generic[T]):
                 oct(store.mode),
                 store.gid,
             )
+
+    def _unmake(self, made: _core.Store | None) -> None:
+        """Remove the store that this writer has made, unless somebody has published in it, or is about to."""
+        with contextlib.suppress(ShmcowError, OSError):
+            if made is not None:
+                with Turn(self._keeper, recreate=False, timeout=0, ending=True) as turn:
+                    if turn.store is made and made.version == 0:
+                        end(made, turn.core)
+        self.close()
 
     def _publish_first(self, encoded: Encoded) -> None:
         with contextlib.suppress(VersionConflictError), self._turn(recreate=True) as turn:

@@ -18,6 +18,7 @@ import click
 import shmcow
 from shmcow.cli import exits
 from shmcow.cli.text import printable
+from shmcow.errors import StoreNotFoundError
 
 __all__ = ["COMMANDS", "GROUPS", "app", "run"]
 
@@ -114,6 +115,21 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as exc:
             raise _OutputClosedError from exc
+        except StoreNotFoundError as exc:
+            from shmcow.cli import hints, params
+
+            raise hints.with_likely_name(exc, ctx.meta.get(params.TYPED_STORES, ())) from exc
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:  # of a command that there is not, or of an option in its place
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, 1) if args[0][:1] != "-" else []
+            if close:
+                raise click.UsageError(f"{exc.message} Did you mean {close[0]!r}?", ctx) from exc
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx

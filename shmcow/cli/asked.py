@@ -10,22 +10,22 @@ import click
 from shmcow.arguments import check_group, check_mode
 from shmcow.cli import params
 from shmcow.cli.text import printable
+from shmcow.documents import Rows
 from shmcow.store import Settings
 
 __all__ = [
     "COUNT",
-    "KEYS",
     "TABLE_OPTIONS",
     "check_options",
     "checks_of",
-    "columns_of",
-    "delimiter_of",
-    "require_key",
+    "mode_option",
+    "rows_of",
+    "said_options",
     "settings_of",
     "table_options",
 ]
 
-KEYS: Final[dict[str, type]] = {"str": str, "int": int, "bytes": bytes}
+_KEYS: Final[dict[str, type]] = {"str": str, "int": int, "bytes": bytes}
 COUNT: Final = click.IntRange(min=0, max=(1 << 63) - 1)
 TABLE_OPTIONS: Final = ("key", "columns", "key_type", "delimiter", "header", "ip")
 
@@ -41,7 +41,7 @@ def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--delimiter", metavar="CHAR", help="CSV: default: a comma; in .tsv a tab."),
         click.option(
-            "--key-type", type=click.Choice(list(KEYS)), help="CSV: of the keys. Default: as the store has, or str."
+            "--key-type", type=click.Choice(list(_KEYS)), help="CSV: of the keys. Default: as the store has, or str."
         ),
         click.option("--columns", metavar="COLUMN,...", help="CSV: what becomes the value: else all others."),
         click.option("--key", metavar="COLUMN", help="CSV: column of the keys; with --ip of networks, or FIRST,LAST."),
@@ -60,6 +60,18 @@ def check_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="MODULE:FUNCTION",
         help="Called as (old, new); raises to refuse.",
     )(command)
+
+
+def said_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--message`` and ``--author``."""
+    command = click.option("--author", default="", help="Who; kept with each version.")(command)
+    return click.option("--message", default="", help="Why; kept with each version.")(command)
+
+
+def mode_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--mode``."""
+    text = "Permissions of a new store: 600 (the default), 640, 604 or 644."
+    return click.option("--mode", metavar="OCTAL", help=text)(command)
 
 
 def checks_of(checks: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -82,18 +94,25 @@ def _gid(group: str | None) -> int | str | None:
     return int(group) if group is not None and group.isdecimal() else group
 
 
-def columns_of(given: str | None) -> list[int | str]:
+def rows_of(table: dict[str, Any]) -> Rows:
+    """Return what the options of ``table_options`` say, as far as they are there.
+
+    A table of which nobody said what its keys are is refused.
+    """
+    given = {option: table.get(option) for option in TABLE_OPTIONS}
+    if not given["key"] and not given["ip"]:
+        raise click.UsageError("a table needs --key COLUMN: whose values are the keys (with --ip: the networks)")
+    return Rows(
+        key=tuple(_columns_of(given["key"])),
+        columns=tuple(_columns_of(given["columns"])) or None,
+        key_type=_KEYS[given["key_type"]] if given["key_type"] else None,
+        delimiter="\t" if given["delimiter"] == "\\t" else given["delimiter"] or "",  # as a shell passes a tab on
+        header=given["header"],
+        ip=bool(given["ip"]),
+    )
+
+
+def _columns_of(given: str | None) -> list[int | str]:
     """Return what ``--key`` and ``--columns`` name: columns by name, or by number."""
     names = [name.strip() for name in given.split(",")] if given else []
     return [int(name) if name.isdecimal() and len(name) < 10 else name for name in names]
-
-
-def require_key(key: str | None, ip: bool) -> None:
-    """Refuse a table of which nobody said what its keys are."""
-    if not key and not ip:
-        raise click.UsageError("a table needs --key COLUMN: whose values are the keys (with --ip: the networks)")
-
-
-def delimiter_of(given: str | None, default: str) -> str:
-    """Return what stands between columns; a tab may be written as a shell passes it on."""
-    return "\t" if given == "\\t" else given or default

@@ -16,21 +16,22 @@ from shmcow import documents
 from shmcow.cli import params
 from shmcow.cli.asked import (
     COUNT,
-    KEYS,
     TABLE_OPTIONS,
     check_options,
     checks_of,
-    columns_of,
-    delimiter_of,
-    require_key,
+    mode_option,
+    rows_of,
+    said_options,
     settings_of,
     table_options,
 )
+from shmcow.cli.hints import with_hint
 from shmcow.cli.inputs import InputError
 from shmcow.cli.output import SCHEMA, form_options, is_terminal, printable_json, tsv_line
 from shmcow.cli.text import printable
 from shmcow.codecs import Codec
-from shmcow.feed import Directory, Event, File, Origin, Rows, follow, poll
+from shmcow.errors import CodecMismatchError
+from shmcow.feed import Directory, Event, File, Origin, follow, poll
 
 __all__ = ["command"]
 
@@ -68,12 +69,11 @@ _FOR: Final = {
 @click.option("--parse", is_flag=True, help="A directory: JSON, TOML and YAML files become their values.")
 @table_options
 @click.option("--force", is_flag=True, help="Publish also what readers may not be able to read.")
-@click.option("--mode", metavar="OCTAL", help="Permissions of a new store: 600 (the default), 640, 604 or 644.")
+@mode_option
 @click.option("--group", help="Group of a new store.")
 @click.option("--retain", type=COUNT, metavar="N", help="How many older versions stay openable: 4.")
 @click.option("--max-total-bytes", type=COUNT, metavar="N", help="Limit of all versions together.")
-@click.option("--message", default="", help="Why; kept with each version.")
-@click.option("--author", default="", help="Who; kept with each version.")
+@said_options
 @form_options
 def command(
     source: str,
@@ -104,7 +104,8 @@ def command(
     back before SOURCE is asked.
 
     One line for each event: when, what (published, failed, ...), version, and what is wrong. As JSON it is one object a
-    line. A store has one follower: a second one ends with exit code 4.
+    line. A store has one follower: a second one ends with exit code 4. A store that was published with a type needs
+    --type; without it, or if SOURCE makes another kind of value than the store has, it ends with exit code 6.
 
     \b
     Examples:
@@ -118,21 +119,24 @@ def command(
     origin = _origin(source, form_in, force, options)
     logging.getLogger("shmcow").addHandler(logging.NullHandler())  # what it would say is said here
     how = {"codec": type_} if isinstance(type_, Codec) else {"type": type_}
-    follow(
-        origin,
-        name,
-        **how,
-        validators=given,
-        retain=retain,
-        max_total_bytes=max_total_bytes,
-        mode=settings.mode,
-        group=None if settings.gid == -1 else settings.gid,
-        message=message,
-        author=author,
-        force=force,
-        save=save,
-        on_event=_printer("json" if as_json else form or ("table" if is_terminal() else "tsv")),
-    )
+    try:
+        follow(
+            origin,
+            name,
+            **how,
+            validators=given,
+            retain=retain,
+            max_total_bytes=max_total_bytes,
+            mode=settings.mode,
+            group=None if settings.gid == -1 else settings.gid,
+            message=message,
+            author=author,
+            force=force,
+            save=save,
+            on_event=_printer("json" if as_json else form or ("table" if is_terminal() else "tsv")),
+        )
+    except CodecMismatchError as exc:
+        raise with_hint(exc, type_) from exc
 
 
 def _origin(source: str, form: str | None, force: bool, options: dict[str, Any]) -> Origin:
@@ -155,7 +159,7 @@ def _origin(source: str, form: str | None, force: bool, options: dict[str, Any])
         if kind == _DIRECTORY:
             return Directory(source, **given)
         table = {option: given.pop(option) for option in list(given) if _FOR.get(option) == ("csv",)}
-        rows = _rows(table) if csv else None
+        rows = rows_of(table) if csv else None
         return File(source, format=form, rows=rows, force=force, **given)
     except ImportError as exc:
         raise InputError(str(exc)) from exc
@@ -172,18 +176,6 @@ def _kind(source: str, form: str | None) -> str:
         known = "|".join([*documents.FORMATS, _DIRECTORY])
         raise click.UsageError(f"the name {printable(source)} does not say what it is: give --format {known}")
     return "file"
-
-
-def _rows(table: dict[str, Any]) -> Rows:
-    require_key(table.get("key"), table.get("ip", False))
-    return Rows(
-        key=tuple(columns_of(table.get("key"))),
-        columns=tuple(columns_of(table.get("columns"))) or None,
-        key_type=KEYS[table["key_type"]] if table.get("key_type") else None,
-        delimiter=delimiter_of(table.get("delimiter"), ""),
-        header=table.get("header"),
-        ip=bool(table.get("ip")),
-    )
 
 
 def _printer(form: str) -> Callable[[Event], None]:

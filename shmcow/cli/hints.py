@@ -1,15 +1,19 @@
-"""What to type where a store asks for a type."""
+"""What to type instead: where a store asks for a type, and where no store has a name."""
 
 from __future__ import annotations
 
 import builtins
+import contextlib
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Any
 
+from shmcow import inspect
 from shmcow.cli.text import printable
-from shmcow.errors import CodecMismatchError
+from shmcow.errors import CodecMismatchError, StoreNotFoundError
 
-__all__ = ["type_option", "with_hint"]
+__all__ = ["type_option", "with_hint", "with_likely_name"]
 
 
 def with_hint(exc: CodecMismatchError, type_: Any) -> CodecMismatchError:
@@ -40,3 +44,21 @@ def type_option(published: str) -> str:
         inside = next((k for k, word in enumerate(modules) if k and word[:1].isupper()), len(modules))
         return f"--type {'.'.join(modules[:inside])}:{'.'.join([*modules[inside:], last])}"
     return f"--type MODULE:NAME, a class or codec object for {printable(published)}"
+
+
+def with_likely_name(exc: StoreNotFoundError, names: Iterable[str]) -> StoreNotFoundError:
+    """Say which store was meant, if one has nearly the name that was typed.
+
+    Args:
+        exc: what is to be told.
+        names: the names that were typed.
+
+    Concurrency: reads only.
+    """
+    with contextlib.suppress(OSError):
+        there = inspect.list_stores()
+        for name in names:
+            close = difflib.get_close_matches(name, there, 1) if name not in there else []
+            if close:
+                return StoreNotFoundError(f"{exc} (did you mean {close[0]}?)")
+    return exc

@@ -17,7 +17,9 @@ from shmcow.store import TIMEOUT_MAX, check_timeout
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["PATH", "SECONDS", "STORE", "TYPE", "TYPE_HELP", "VERSION", "VERSION_OR_NONE"]
+__all__ = ["PATH", "SECONDS", "STORE", "TYPE", "TYPED_STORES", "TYPE_HELP", "VERSION", "VERSION_OR_NONE"]
+
+TYPED_STORES = "shmcow.stores"  # in a context's meta: the names of stores that were typed
 
 
 class _Store(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic in newer clicks only
@@ -25,9 +27,12 @@ class _Store(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            return check_name(value)
+            name = check_name(value)
         except ValueError as exc:
             self.fail(printable(str(exc)), param, ctx)
+        if ctx is not None:
+            ctx.meta.setdefault(TYPED_STORES, []).append(name)
+        return name
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         del ctx, param

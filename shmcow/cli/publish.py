@@ -11,13 +11,12 @@ from shmcow import documents, publishing
 from shmcow.cli import params
 from shmcow.cli.asked import (
     COUNT,
-    KEYS,
     TABLE_OPTIONS,
     check_options,
     checks_of,
-    columns_of,
-    delimiter_of,
-    require_key,
+    mode_option,
+    rows_of,
+    said_options,
     settings_of,
     table_options,
 )
@@ -27,10 +26,10 @@ from shmcow.cli.output import size
 from shmcow.cli.progress import bar
 from shmcow.cli.text import printable
 from shmcow.cli.versions import print_version, publish_options, version_options
-from shmcow.codecs import Codec, IPTable
+from shmcow.codecs import Codec
 from shmcow.codecs.iprows import FileRows
 from shmcow.documents import Progress
-from shmcow.errors import CodecMismatchError, ValidationError
+from shmcow.errors import CodecMismatchError, ShmcowError, ValidationError
 from shmcow.publishing import Published
 
 __all__ = ["command", "tell"]
@@ -45,11 +44,10 @@ __all__ = ["command", "tell"]
 @check_options
 @publish_options
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would happen, and publish nothing.")
-@click.option("--mode", metavar="OCTAL", help="Permissions of a new store: 600 (the default), 640, 604 or 644.")
+@mode_option
 @click.option("--retain", type=COUNT, metavar="N", help="How many older versions a new store keeps openable: 4.")
 @click.option("--max-total-bytes", type=COUNT, metavar="N", help="Limit of all versions of a new store together.")
-@click.option("--message", default="", help="Why; kept with the version.")
-@click.option("--author", default="", help="Who; kept with the version.")
+@said_options
 @version_options
 def command(
     name: str,
@@ -154,7 +152,12 @@ def _read(
 ) -> tuple[Codec[Any], Any]:
     where = "standard input" if path == "-" else path
     if form == "csv":
-        return _read_rows(name, file, where, type_, table, progress)
+        try:
+            return publishing.table_of(name, file, rows_of(table), type_, where=where, progress=progress)
+        except ShmcowError:
+            raise
+        except ValueError as exc:
+            raise click.UsageError(printable(str(exc))) from exc
     codec = publishing.codec_for(name, type_, form, force=force)
     with file_errors(path):
         data = documents.contents(file, progress)
@@ -162,30 +165,6 @@ def _read(
         return codec, data
     typed = codec if codec.name in ("msgpack", "json") else None
     return codec, documents.parse(data, form, where=where, codec=typed)
-
-
-def _read_rows(
-    name: str, file: io.BufferedReader, where: str, type_: Any, table: dict[str, Any], progress: Progress | None
-) -> tuple[Codec[Any], Any]:
-    kind = table["key_type"]
-    codec = publishing.table_for(name, type_, KEYS[kind] if kind else None, ip=table["ip"])
-    require_key(table["key"], table["ip"])
-    try:
-        rows = documents.csv_rows(
-            file,
-            where=where,
-            key=columns_of(table["key"]),
-            columns=columns_of(table["columns"]) or None,
-            key_type=str if isinstance(codec, IPTable) else codec.key,
-            values=codec.value if isinstance(codec, IPTable) else codec.values,
-            delimiter=delimiter_of(table["delimiter"], "\t" if ".tsv" in where[-7:].lower() else ","),
-            header=table["header"],
-            ip=table["ip"],
-            progress=progress,
-        )
-    except ValueError as exc:
-        raise click.UsageError(printable(str(exc))) from exc
-    return codec, rows
 
 
 def tell(name: str, published: Published, dry_run: bool, form: str | None, as_json: bool, **more: Any) -> None:

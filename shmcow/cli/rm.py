@@ -13,6 +13,7 @@ from shmcow.cli.output import size
 from shmcow.errors import CorruptSegmentError, IncompatibleStoreError, StoreNotFoundError
 from shmcow.fdinfo import describe_process
 from shmcow.holders import holders
+from shmcow.words import counted
 
 __all__ = ["command"]
 
@@ -64,12 +65,11 @@ def _plan(name: str, force: bool) -> list[str]:
         return _objects(name)
     if os.geteuid() not in (0, report.uid):
         raise NotOwnerError(f"store {name} belongs to user {report.uid}: only that user (or root) may remove it")
-    what = f"{len(report.generations)} version{'' if len(report.generations) == 1 else 's'}"
-    lines = [f"remove store {name}: {what}, {size(report.total_bytes)}"]
+    lines = [f"remove store {name}: {counted(len(report.generations), 'version')}, {size(report.total_bytes)}"]
     pids = _readers(name)
     lines += [f"leave a reader with its last value: {describe_process(pid)}" for pid in pids[:_SHOWN]]
     if len(pids) > _SHOWN:
-        lines.append(f"leave {len(pids) - _SHOWN} more readers with their last value")
+        lines.append(f"leave {counted(len(pids) - _SHOWN, 'more reader')} with their last value")
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Iterator
+from typing import Final
 
 import click
 from msgspec.structs import asdict
@@ -14,10 +15,13 @@ from shmcow.cli import params
 from shmcow.cli.history import command as history
 from shmcow.cli.history import plain_versions
 from shmcow.cli.ls import owner
-from shmcow.cli.output import SCHEMA, age, form_options, is_terminal, size, write_json
+from shmcow.cli.output import SCHEMA, age, form_options, is_terminal, iso, size, tsv_line, write_json
 from shmcow.cli.text import printable
+from shmcow.words import counted
 
 __all__ = ["command"]
+
+_MOMENTS: Final = ("started_at", "last_contact", "last_success", "last_error_at")  # of a feed: seconds since 1970
 
 
 @click.command("stat")
@@ -44,7 +48,7 @@ def command(context: click.Context, name: str, form: str | None, as_json: bool) 
     lines = list(_for_people(report, free, total) if people else _for_scripts(report, free, total))
     width = max(len(title) for title, _ in lines) if people else 0
     for title, text in lines:
-        click.echo(f"{title:<{width}}  {printable(text)}" if people else f"{title}\t{printable(text)}")
+        click.echo(f"{title:<{width}}  {printable(text)}" if people else tsv_line(title, text))
     click.echo()
     context.invoke(history, name=name, form=form, as_json=False)
 
@@ -61,10 +65,10 @@ def _for_people(report: inspect.StoreReport, free: int, total: int) -> Iterator[
     yield "owner, mode", f"{owner(report.uid)}, {report.mode:04o}"
     limit = f" of at most {size(report.max_total_bytes)}" if report.max_total_bytes else ", no limit"
     yield "bytes", f"{size(report.total_bytes)}{limit}"
-    yield "retained", f"{report.retain} older versions"
+    yield "retained", counted(report.retain, "older version")
     yield segments.DIRECTORY, f"{size(free)} free of {size(total)}"
-    counted = [f"{n} {what.replace('_', ' ')}" for what, n in report.counters.items() if n]
-    yield "counted", ", ".join(counted) or "nothing yet"
+    counters = [f"{n} {what.replace('_', ' ')}" for what, n in report.counters.items() if n]
+    yield "counted", ", ".join(counters) or "nothing yet"
     if report.feed is not None:
         yield from _feed(report.feed)
 
@@ -77,14 +81,19 @@ def _feed(feed: inspect.FeedState) -> Iterator[tuple[str, str]]:
     every = f", every {feed.every:g} s" if feed.every else ""
     yield "feed", f"{feed.source}{every}, by {runs}"
     yield "", f"asked {_ago(feed.last_contact)}, found good {_ago(feed.last_success)}"
-    yield "", f"{feed.contacts} contacts, {feed.publishes} publishes, {feed.failures} failures"
+    publishes = counted(feed.publishes, "publish", "publishes")
+    yield "", f"{counted(feed.contacts, 'contact')}, {publishes}, {counted(feed.failures, 'failure')}"
     if feed.last_error_at:
         row = f"{feed.failures_in_a_row} in a row" if feed.failures_in_a_row else "good again"
         yield "", f"last failure {_ago(feed.last_error_at)} ({row}): {feed.last_error}"
 
 
 def _ago(moment: float | None) -> str:
-    return "never" if moment is None else f"{age(datetime.datetime.fromtimestamp(moment, datetime.UTC))} ago"
+    return "never" if moment is None else f"{age(_moment(moment))} ago"
+
+
+def _moment(seconds: float | None) -> datetime.datetime | None:
+    return None if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
 
 def _for_scripts(report: inspect.StoreReport, free: int, total: int) -> Iterator[tuple[str, str]]:
@@ -94,6 +103,7 @@ def _for_scripts(report: inspect.StoreReport, free: int, total: int) -> Iterator
     fields["mode"] = f"{report.mode:04o}"
     fields["created_at"] = report.created_at.isoformat()
     del fields["feed"]
-    feed = {} if report.feed is None else {f"feed_{what}": said for what, said in asdict(report.feed).items()}
+    feed = {} if report.feed is None else asdict(report.feed)
+    feed = {f"feed_{what}": iso(_moment(said or None)) if what in _MOMENTS else said for what, said in feed.items()}
     for title, figure in {**fields, **counters, "shm_free_bytes": free, "shm_total_bytes": total, **feed}.items():
-        yield title, str(figure)
+        yield title, "" if figure is None else str(figure)

@@ -18,6 +18,7 @@ from shmcow.cli.output import SCHEMA, form_options, is_terminal, size
 from shmcow.cli.text import printable, shortened
 from shmcow.cli.values import one_line
 from shmcow.errors import ShmcowError, StoreNotFoundError
+from shmcow.words import counted
 
 __all__ = ["command"]
 
@@ -152,10 +153,10 @@ def _page(found: Sequence[inspect.Activity], at: datetime.datetime, height: int)
     for_holds = min(len(holds) + 1, max(_LEAST, room // 3, room - len(stores) - 1))
     shown = stores[: max(room - for_holds - 1, 1)] if len(stores) > room - for_holds else stores
     parts: list[Any] = [_cut(_summary(found, at)), Text(""), _stores(shown)]
-    parts += _more(len(stores) - len(shown), "stores")
+    parts += _more(len(stores) - len(shown), "store")
     if holds:
         listed = holds if len(holds) <= for_holds else holds[: for_holds - 1]
-        parts += [Text(""), _holds(listed), *_more(len(holds) - len(listed), "holds")]
+        parts += [Text(""), _holds(listed), *_more(len(holds) - len(listed), "hold")]
     return Group(*parts)
 
 
@@ -163,7 +164,7 @@ def _summary(found: Sequence[inspect.Activity], at: datetime.datetime) -> str:
     free, total = segments.room()
     words = [
         f"shmcow top  {at.astimezone():%H:%M:%S}",
-        f"{len(found):,} stores, {size(sum(item.total_bytes for item in found))}",
+        f"{counted(len(found), 'store')}, {size(sum(item.total_bytes for item in found))}",
         f"{sum(item.published_per_second or 0 for item in found):,.1f} publishes/s",
         f"{segments.DIRECTORY}: {size(free)} free of {size(total)}",
     ]
@@ -171,7 +172,7 @@ def _summary(found: Sequence[inspect.Activity], at: datetime.datetime) -> str:
 
 
 def _more(number: int, what: str) -> list[Any]:
-    return [_cut(f"… and {number:,} more {what}", "dim")] if number > 0 else []
+    return [_cut(f"… and {counted(number, f'more {what}')}", "dim")] if number > 0 else []
 
 
 def _table(flexible: Sequence[str], titles: Sequence[str]) -> Any:

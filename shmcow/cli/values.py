@@ -15,6 +15,7 @@ from shmcow.cli.output import REDACT, printable_json
 from shmcow.cli.text import shortened
 from shmcow.codecs import BundleView, IPTableView, MMDBView, TableView
 from shmcow.differ import Sealed
+from shmcow.words import counted
 
 __all__ = ["coloured", "contrast", "one_line", "redact_option", "short", "view_digest", "without_views"]
 
@@ -49,7 +50,7 @@ def without_views(value: Any) -> Any:
     if isinstance(value, BundleView):
         return {name: without_views(part) for name, part in value._asdict().items()}
     if isinstance(value, memoryview):
-        return f"<{value.nbytes:,} bytes>"
+        return f"<{counted(value.nbytes, 'byte')}>"
     if hasattr(value, "dtype"):
         return f"<array of {value.dtype}, {' x '.join(map(str, value.shape))}>"
     if isinstance(value, TableView | IPTableView | MMDBView):
@@ -62,8 +63,8 @@ def without_views(value: Any) -> Any:
 def short(value: Any, room: int = _ROOM) -> str:
     """Write a value for people: JSON, cut to ``room`` characters."""
     if isinstance(value, Sealed):
-        rows = f", {value.rows:,} rows" if value.rows is not None else ""
-        return shortened(f"<{value.what}{rows}, {value.size_bytes:,} bytes, {value.digest[:12]}…>", room)
+        rows = f", {counted(value.rows, 'row')}" if value.rows is not None else ""
+        return shortened(f"<{value.what}{rows}, {counted(value.size_bytes, 'byte')}, {value.digest[:12]}…>", room)
     return shortened(one_line(value), room)
 
 

@@ -16,6 +16,7 @@ from shmcow.codecs.iprows import Column, FileRows, from_csv, from_mmdb
 from shmcow.codecs.msgpack import MsgPack
 from shmcow.codecs.values import decoding, scalars_of
 from shmcow.errors import DecodeError, ShmcowError, ValidationError
+from shmcow.words import counted
 
 __all__ = ["IPTable", "IPTableView"]
 
@@ -96,7 +97,7 @@ class IPTableView(_core.IPTable[V], Generic[V]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<IPTableView of {len(self):,} rows>"
+        return f"<IPTableView of {counted(len(self), 'row')}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an IPTableView cannot be pickled: send its Snapshot, or to_dict()")
@@ -231,6 +232,7 @@ class IPTable(Codec[Any], Generic[V]):  # Any: published are rows, read is an IP
             The view.
 
         Raises:
+            CodecMismatchError: a release with another format of tables made it.
             CorruptSegmentError: the table contradicts itself.
 
         Concurrency: any thread.
@@ -249,6 +251,7 @@ class IPTable(Codec[Any], Generic[V]):  # Any: published are rows, read is an IP
 
         Raises:
             DecodeError: there is more than one part.
+            CodecMismatchError: a release with another format of tables made it.
             CorruptSegmentError: the table contradicts itself.
 
         Concurrency: any thread.

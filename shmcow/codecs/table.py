@@ -14,6 +14,7 @@ from shmcow.codecs.msgpack import MsgPack
 from shmcow.codecs.values import decoding, scalars_of
 from shmcow.errors import CodecMismatchError, CorruptSegmentError, DecodeError, ValidationError
 from shmcow.frozen import thaw
+from shmcow.words import counted
 
 __all__ = ["Table", "TableView"]
 
@@ -115,7 +116,7 @@ class TableView(_core.Table, Mapping[K, V]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<TableView of {len(self):,} rows, keys of {self._kind}>"
+        return f"<TableView of {counted(len(self), 'row')}, keys of {self._kind}>"
 
     def __copy__(self) -> TableView[K, V]:
         return self
@@ -271,7 +272,7 @@ class Table(Codec[Mapping[K, V]], Generic[K, V]):
             The view, which holds on to the part's memory.
 
         Raises:
-            CodecMismatchError: its keys are of another type.
+            CodecMismatchError: its keys are of another type, or a release with another format of tables made it.
             CorruptSegmentError: it is no table, or contradicts itself.
 
         Concurrency: any thread.

@@ -1,4 +1,7 @@
-"""One snapshot for each request of a FastAPI application, as a dependency. For Starlette: ``shmcow.contrib.asgi``."""
+"""One snapshot for each request of a FastAPI application, as a dependency. For Starlette: ``shmcow.contrib.asgi``.
+
+``SnapshotOf(reader)`` gives the snapshot, ``ValueOf(reader)`` its value, or the reader's ``default`` without a store.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from shmcow.reader import Reader
     from shmcow.snapshot import Snapshot
 
-__all__ = ["SnapshotMiddleware", "SnapshotOf", "current_snapshot", "current_value", "holding"]
+__all__ = ["SnapshotMiddleware", "SnapshotOf", "ValueOf", "current_snapshot", "current_value", "holding"]
 
 
 def SnapshotOf(reader: Reader[Any]) -> Any:  # noqa: N802 - stands where Depends() does
@@ -31,7 +34,8 @@ def SnapshotOf(reader: Reader[Any]) -> Any:  # noqa: N802 - stands where Depends
         reader: of which.
 
     Returns:
-        What ``Depends`` returns. If there is no version the request fails as ``current_snapshot`` says.
+        What ``Depends`` returns. If there is no version the request fails as ``current_snapshot`` says, also if the
+        reader has a ``default``, which is a value and no snapshot: ``ValueOf`` knows it.
 
     Raises:
         TypeError: it is no Reader.
@@ -54,3 +58,38 @@ def SnapshotOf(reader: Reader[Any]) -> Any:  # noqa: N802 - stands where Depends
             yield current_snapshot(reader)
 
     return Depends(snapshot)
+
+
+def ValueOf(reader: Reader[Any]) -> Any:  # noqa: N802 - as SnapshotOf
+    """Make a dependency that is the value of the request's snapshot: ``Annotated[Config, ValueOf(config)]``.
+
+    As ``SnapshotOf``, of whose version it is; where a request began before there was one, it is the ``default`` of the
+    reader, to the request's end.
+
+    Args:
+        reader: of which.
+
+    Returns:
+        What ``Depends`` returns. With neither version nor ``default`` the request fails as ``current_value`` says.
+
+    Raises:
+        TypeError: it is no Reader.
+
+    Concurrency: as ``current_snapshot``.
+
+    Example::
+
+        config = Reader("app-config", type=Config, default=Config())
+        Now = Annotated[Config, ValueOf(config)]
+
+        @app.get("/")
+        def index(now: Now) -> float:
+            return now.timeout
+    """
+    check_readers((reader,))
+
+    async def value() -> AsyncIterator[Any]:
+        with holding(reader):
+            yield current_value(reader)
+
+    return Depends(value)

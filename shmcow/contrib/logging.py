@@ -75,12 +75,22 @@ class LevelFollower:
         return {name: followed.ours[0] for name, followed in dict(self._followed).items()}
 
     def __call__(self) -> None:
-        """Follow no more, and give each logger the level that it had before; any number of times."""
+        """Follow no more, and give each logger the level that it had before; any number of times.
+
+        Raises:
+            RuntimeError: a logger's own ``setLevel`` raised; all others have their levels back.
+        """
         self._unsubscribe()
+        problem: Exception | None = None
         with self._lock():
             self._stopped = True
             for name in list(self._followed):
-                self._restore(name)
+                try:
+                    self._restore(name)
+                except Exception as exc:
+                    problem = problem or exc
+        if problem is not None:
+            raise problem
 
     def __enter__(self) -> Self:
         return self
@@ -105,17 +115,28 @@ class LevelFollower:
         with self._lock():
             if self._stopped:
                 return
+            followed = dict(self._followed)
+            before: dict[logging.Logger, int] = {}
             try:
                 wanted = _levels_in(new.value if self._pick is None else self._pick(new.value))
+                for name in {**self._followed, **wanted}:
+                    logger = logging.getLogger(name)
+                    before[logger] = logger.level
+                self._change(wanted)
             except Exception as exc:
+                self._followed = followed
+                for logger, level in before.items():
+                    _undo(logger, level)
                 self._refuse(new, exc)
                 return
-            for name in list(self._followed):
-                if name not in wanted:
-                    self._restore(name)
-            for name, level in wanted.items():
-                self._set(name, level)
             self.problem = None
+
+    def _change(self, wanted: Mapping[str, int]) -> None:
+        for name in list(self._followed):
+            if name not in wanted:
+                self._restore(name)
+        for name, level in wanted.items():
+            self._set(name, level)
 
     def _refuse(self, snapshot: Snapshot[Any], why: Exception) -> None:
         strip(why, None)  # the frames of its traceback would keep the snapshot
@@ -133,13 +154,34 @@ class LevelFollower:
             known = _Followed(logger.level, (level, level))
         self._followed[name] = _Followed(known.former, (level, known.ours[0]))
         if logger.level != level:
-            logger.setLevel(level)
+            _set_level(logger, level)
 
     def _restore(self, name: str) -> None:
         logger, followed = logging.getLogger(name), self._followed[name]
         if logger.level in followed.ours:  # else somebody else has set it since, and means it
-            logger.setLevel(followed.former)
+            _set_level(logger, followed.former)
         del self._followed[name]
+
+
+def _set_level(logger: logging.Logger, level: int) -> None:
+    """Set a level; the message shows none, as a log is no place for values."""
+    try:
+        logger.setLevel(level)
+    except Exception as exc:  # of a class of the program's own
+        raise RuntimeError(
+            f"the level of logger {logger.name!r} could not be set: {type(logger).__qualname__}.setLevel raised "
+            f"{type(exc).__name__}"
+        ) from exc
+
+
+def _undo(logger: logging.Logger, level: int) -> None:
+    """Give a logger the level that it had a moment ago, whatever its class has against that."""
+    if logger.level == level:
+        return
+    try:
+        logger.setLevel(level)
+    except Exception:
+        logging.Logger.setLevel(logger, level)
 
 
 def follow_levels(
@@ -152,8 +194,8 @@ def follow_levels(
     force when this returns is the current version; later ones follow within moments of being published.
 
     - A logger that is no longer in the mapping goes back to the level that it had before.
-    - A version with a bad level or name changes nothing at all: the levels before stay, it is logged once, and
-      ``failures`` and ``problem`` tell.
+    - A version with a bad level or name, or with a level that a logger's own ``setLevel`` refuses, changes nothing at
+      all: the levels before stay, it is logged once, with the logger's name, and ``failures`` and ``problem`` tell.
     - A level that somebody else sets meanwhile (``logging.config``, a debugger) stays until the next version, and is
       what the logger goes back to. Call this after logging was configured.
     - A store that is not there yet is waited for. One that is destroyed, or a reader that is closed, leaves the levels

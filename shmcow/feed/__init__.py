@@ -13,7 +13,8 @@ Whatever is wrong with the source, the last good version stays in service, and t
 
 from __future__ import annotations
 
-from shmcow.feed.content import Rows, document
+from shmcow.documents import Rows
+from shmcow.feed.content import document
 from shmcow.feed.directory import Directory
 from shmcow.feed.file import File
 from shmcow.feed.follower import Event, follow

@@ -10,38 +10,18 @@ import io
 import os
 import zlib
 from contextlib import ExitStack
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from shmcow import documents, publishing
-from shmcow.codecs import Codec, IPTable
-from shmcow.codecs.iprows import Column
+from shmcow.codecs import Codec
+from shmcow.documents import Rows
 from shmcow.errors import ValidationError
 from shmcow.feed.origin import Content, SourceError
 
-__all__ = ["Rows", "document", "tag_of"]
+__all__ = ["document", "tag_of"]
 
 _GZIP: Final = b"\x1f\x8b"
 _CHUNK: Final = 1 << 20
-
-
-class Rows(NamedTuple):
-    """How a CSV file becomes a table; see ``documents.csv_rows``.
-
-    Attributes:
-        key: the columns of the keys, by name or by number from 0.
-        columns: what becomes the value; None: all others.
-        key_type: str, int or bytes; None: what the store has, or str.
-        delimiter: one character; "": a tab in a ``.tsv``, else a comma.
-        header: whether the first row names the columns; None: if a column is given by its name.
-        ip: whether it is a table of IP networks or ranges.
-    """
-
-    key: tuple[Column, ...] = ()
-    columns: tuple[Column, ...] | None = None
-    key_type: type | None = None
-    delimiter: str = ""
-    header: bool | None = None
-    ip: bool = False
 
 
 def tag_of(data: bytes | bytearray | memoryview) -> str:
@@ -82,7 +62,8 @@ def document(
         if form == "csv":
             if max_bytes is not None:
                 _check_unpacked(data, where, max_bytes)
-            return _table(name, type_, stack.enter_context(_file_of(bytes(data))), where, rows or Rows())
+            file = stack.enter_context(_file_of(bytes(data)))
+            return publishing.table_of(name, file, rows or Rows(), type_, where=where)
         codec = publishing.codec_for(name, type_, form, force=force)
         if form in ("raw", "mmdb"):
             return codec, memoryview(data).toreadonly()
@@ -90,23 +71,6 @@ def document(
         return codec, documents.parse(data, form, where=where, codec=typed)
 
     return Content(tag_of(data) if tag is None else tag, make)
-
-
-def _table(name: str, type_: Any, file: io.BufferedReader, where: str, rows: Rows) -> tuple[Codec[Any], Any]:
-    codec = publishing.table_for(name, type_, rows.key_type, ip=rows.ip)
-    ip = isinstance(codec, IPTable)
-    made = documents.csv_rows(
-        file,
-        where=where,
-        key=rows.key,
-        columns=rows.columns,
-        key_type=str if isinstance(codec, IPTable) else codec.key,
-        values=codec.value if isinstance(codec, IPTable) else codec.values,
-        delimiter=rows.delimiter or ("\t" if ".tsv" in where[-7:].lower() else ","),
-        header=rows.header,
-        ip=ip,
-    )
-    return codec, made
 
 
 def _file_of(data: bytes) -> io.BufferedReader:

@@ -13,10 +13,10 @@ import msgspec
 from shmcow import documents
 from shmcow.codecs import JSON, Codec, MsgPack
 from shmcow.feed.content import document
-from shmcow.feed.file import DEBOUNCE, EVERY, MAX_BYTES, check_watching
 from shmcow.feed.origin import Content, SourceError
-from shmcow.feed.paths import Signature, Watcher, open_regular, read_all, signature
+from shmcow.feed.paths import Signature, open_regular, read_all, signature
 from shmcow.feed.wake import Wake
+from shmcow.feed.watched import DEBOUNCE, EVERY, MAX_BYTES, Watched
 from shmcow.publishing import codec_for
 
 __all__ = ["Directory"]
@@ -27,7 +27,7 @@ _DATA: Final = "..data"  # in a Kubernetes volume: a symlink to what all names l
 _DOCUMENTS: Final = ("json", "toml", "yaml")
 
 
-class Directory:
+class Directory(Watched):
     """A directory that a store is fed from: a dict of its files, such as the mount of a Kubernetes ConfigMap.
 
     A key is a file's name, its value the file's text (UTF-8), as it is. Names that begin with a dot and subdirectories
@@ -51,8 +51,6 @@ class Directory:
     ``..data`` link as kubelet's AtomicWriter makes it.
     """
 
-    jitter = 0.0
-
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -62,14 +60,8 @@ class Directory:
         debounce: float = DEBOUNCE,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        check_watching(every, debounce, max_bytes)
-        self._path = os.path.abspath(os.fspath(path))
+        super().__init__(path, every, debounce, max_bytes, inside=True)
         self._parse = parse
-        self._max_bytes = max_bytes
-        self.every: float | None = every
-        self.description = os.path.join(os.path.abspath(path), "")
-        self._where = os.path.join(os.fspath(path), "")  # in errors, as it was given
-        self._watcher = Watcher(self._path, debounce)
 
     def fetch(self, known: str | None, wake: Wake) -> Content | None:
         """Read all files. See ``Origin.fetch``."""
@@ -140,14 +132,6 @@ class Directory:
         except UnicodeDecodeError as exc:
             line = data.count(b"\n", 0, exc.start) + 1
             raise SourceError(f"{where}, line {line}: it is no UTF-8: {exc.reason}") from None
-
-    def wait(self, seconds: float | None, wake: Wake) -> None:
-        """Wait for a change. See ``Origin.wait``."""
-        self._watcher.wait(seconds, wake)
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._watcher.close()
 
 
 def _open_directory(path: str) -> int:

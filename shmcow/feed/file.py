@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Final
 
 from shmcow import documents
-from shmcow.feed.content import Rows, document, tag_of
+from shmcow.documents import Rows
+from shmcow.feed.content import document, tag_of
 from shmcow.feed.origin import Content
-from shmcow.feed.paths import Signature, Watcher, open_regular, read_all, settled, signature
+from shmcow.feed.paths import Signature, open_regular, read_all, settled, signature
 from shmcow.feed.wake import Wake
-from shmcow.store import check_timeout
+from shmcow.feed.watched import DEBOUNCE, EVERY, MAX_BYTES, Watched
 
-__all__ = ["DEBOUNCE", "EVERY", "MAX_BYTES", "File", "check_watching"]
-
-EVERY: Final = 10.0  # seconds: a look now and then, for file systems that tell nothing, and to say that all is well
-DEBOUNCE: Final = 0.05  # seconds
-MAX_BYTES: Final = 256 << 20
+__all__ = ["File"]
 
 
-def check_watching(every: float, debounce: float, max_bytes: int) -> None:
-    """Refuse numbers that are out of range.
-
-    Raises:
-        TypeError, ValueError: they are.
-    """
-    check_timeout("every", every)
-    check_timeout("debounce", debounce)
-    if every <= 0:
-        raise ValueError("every is more than 0 seconds")
-    if debounce > 60:
-        raise ValueError(f"debounce is a number of seconds, 0 to 60, found {debounce!r}")
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
-        raise ValueError(f"max_bytes is a number above 0, found {max_bytes!r}")
-
-
-class File:
+class File(Watched):
     """A file that a store is fed from: JSON, TOML, YAML, MessagePack, CSV (a table), MMDB or raw bytes.
 
     It may be written in place, renamed over, or reached through symlinks that change; and it may not be there yet.
@@ -57,8 +37,6 @@ class File:
     Concurrency: one follower's thread.
     """
 
-    jitter = 0.0
-
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -70,9 +48,7 @@ class File:
         max_bytes: int = MAX_BYTES,
         force: bool = False,
     ) -> None:
-        check_watching(every, debounce, max_bytes)
-        self._path = os.path.abspath(os.fspath(path))  # a daemon may change its directory
-        form = documents.format_of(self._path) if format is None else format
+        form = documents.format_of(os.fspath(path)) if format is None else format
         if form not in documents.FORMATS:
             raise ValueError(
                 f"the name {os.fspath(path)!r} does not say what it is: give format=, one of "
@@ -80,12 +56,8 @@ class File:
                 if format is None
                 else f"format is one of {', '.join(documents.FORMATS)}, found {format!r}"
             )
+        super().__init__(path, every, debounce, max_bytes)
         self._form, self._rows, self._force = form, rows, force
-        self.every: float | None = every
-        self._max_bytes = max_bytes
-        self.description = self._path  # whole, so that whoever reads it elsewhere can use it
-        self._where = os.fspath(path)  # in errors, as it was given
-        self._watcher = Watcher(self._path, debounce)
         self._seen: tuple[Signature, str] | None = None  # what was read, and its tag
 
     def fetch(self, known: str | None, wake: Wake) -> Content | None:  # noqa: ARG002
@@ -111,11 +83,3 @@ class File:
             force=self._force,
             max_bytes=self._max_bytes,
         )
-
-    def wait(self, seconds: float | None, wake: Wake) -> None:
-        """Wait for a change. See ``Origin.wait``."""
-        self._watcher.wait(seconds, wake)
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._watcher.close()

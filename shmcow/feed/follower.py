@@ -14,10 +14,10 @@ from types import FrameType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from shmcow import files, publishing
-from shmcow.agreement import agreed_codec
+from shmcow.agreement import agreed_codec, untyped
 from shmcow.codecs import Codec
 from shmcow.encoded import Encoded, say
-from shmcow.errors import CodecMismatchError, FollowerBusyError, ShmcowError
+from shmcow.errors import CodecMismatchError, FollowerBusyError, ShmcowError, ValidationError
 from shmcow.feed.lock import Feed
 from shmcow.feed.origin import Content, Origin
 from shmcow.feed.wake import StopEvent, Wake
@@ -75,7 +75,8 @@ def follow(
     What the source has is published when it really changed: its content, not its times. A content that is malformed,
     does not fit the type or is refused by a validator is logged, counted, and kept as the feed's last error; the last
     good version stays in service, and the source is asked again. A version that somebody else publishes meanwhile (a
-    rollback by hand, say) stays until the source changes. A store that is destroyed or removed is made again.
+    rollback by hand, say) stays until the source changes. A store that is destroyed or removed is made again. A
+    validator (or a type) that calls ``sys.exit()`` refuses a value, and ends nothing.
 
     In the main thread SIGTERM and SIGINT end it, and SIGHUP has it read the source at once and publish what differs
     from the current version; the handlers that were there before come back at the end.
@@ -96,7 +97,9 @@ def follow(
     Raises:
         FollowerBusyError: another process feeds the store.
         NotOwnerError: the store belongs to another user.
-        CodecMismatchError: ``codec`` is not the one that the store uses.
+        CodecMismatchError: ``codec`` is not the one that the store uses; or what the source has first does not follow
+            from what the store has: it has a type and none was given, or another one, or another kind of value. Once
+            something of the source was published this is a failure like others: whoever changed the store may go back.
         IncompatibleStoreError, CorruptSegmentError: what has its name cannot be used.
         OutOfSharedMemoryError, WriterBusyError: the store could not be made.
         TypeError, ValueError: an argument is none.
@@ -170,6 +173,7 @@ class _Follower:
         self._bad = 0  # those of the source, after which it is asked less often
         self._told = ""  # the error that was logged last
         self._unsaved = False
+        self._misfit = False  # whether the first content is not what the store can have
 
     # ---- the loop ----
 
@@ -215,6 +219,8 @@ class _Follower:
             if not self._wake.stopping:  # what is cut short at the end is no failure
                 self._bad += 1
                 self._fail(exc)
+                if self._misfit:
+                    raise _as_ours(exc) from None
             return
         self._bad = 0
         if kind is not None:  # what the receiver raises is not the source's fault
@@ -282,15 +288,22 @@ class _Follower:
 
     def _publish(self, content: Content, anew: bool) -> tuple[_Kind | None, int]:
         """Publish a content, if it makes another value. -> what became of it, and the version that has it"""
-        with contextlib.ExitStack() as stack:
-            codec, value = content.make(self._name, self.given, stack)
-            writer = self._writer_with(codec)
-            encoded = publishing.proved(codec, value)
-        digest = _digest_of(encoded)
-        if digest == self._digest and not anew:
-            return None, self._version()
-        said = say(*self.said, self._origin.description)
-        version, changed = writer._publish(encoded, said, None, True)
+        try:
+            with contextlib.ExitStack() as stack:
+                codec, value = content.make(self._name, self.given, stack)
+                writer = self._writer_with(codec)
+                encoded = publishing.proved(codec, value)
+            digest = _digest_of(encoded)
+            if digest == self._digest and not anew:
+                return None, self._version()
+            said = say(*self.said, self._origin.description)
+            version, changed = writer._publish(encoded, said, None, True)
+        except SystemExit as exc:  # whether to end is for signals and ``stop`` to say
+            raise ValidationError(f"the type or a validator called sys.exit({exc.code!r})") from exc
+        except CodecMismatchError:
+            if not self._digest:  # asking again mends nothing: another option does, or another name
+                self._misfit = True
+            raise
         self._digest = digest
         self._unsaved = self.save is not None
         return "published" if changed else "unchanged" if anew else None, version
@@ -335,9 +348,17 @@ class _Follower:
             self.on_event(Event(kind, self._name, self._origin.description, version, error))
 
 
+def _as_ours(exc: Exception) -> Exception:
+    """Return an error of a writer's as one of the follower that made it."""
+    if not isinstance(exc, CodecMismatchError) or not exc.published:
+        return exc
+    text = str(exc).replace("this writer", "this follower").replace("give Writer(", "give follow(")
+    return untyped(text, exc.published)
+
+
 def _words(exc: Exception) -> str:
     if isinstance(exc, CodecMismatchError) and exc.published:
-        what = str(exc).rpartition(": give ")[0].replace("this writer", "this follower")
+        what = str(_as_ours(exc)).rpartition(": give ")[0]
         return f"{what}: start it with --type MODULE:CLASS, or follow(..., type=)"
     if isinstance(exc, ShmcowError):
         return str(exc)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import pytest
 from processes import Child, Link, objects_of, until
 
 import shmcow
-from shmcow import Reader, Writer
+from shmcow import CodecMismatchError, MsgPack, Raw, Reader, Writer
 from shmcow.feed import Directory, Event, File, Origin, follow, poll
 from shmcow.store import attach
 
@@ -441,6 +443,111 @@ def test_validators_decide_and_a_refused_value_can_come_later(spawn: Spawn, conf
     config.write_text("timeout = 1.5")
     assert heard(child, "published").version == 2
     ended(child)
+
+
+@pytest.mark.parametrize("who", ["a validator", "a type"])
+def test_code_that_exits_refuses_a_value_and_ends_no_follower(spawn: Spawn, config: Path, name: str, who: str) -> None:
+    """sys.exit() in a check is a failure of the feed; the next value that is good is published."""
+
+    class Checked(msgspec.Struct, frozen=True):
+        timeout: float
+
+        def __post_init__(self) -> None:
+            if who == "a type" and self.timeout == 2.0:
+                sys.exit("too long")
+
+    def check(_old: Checked | None, new: Checked) -> None:
+        if new.timeout == 2.0:
+            sys.exit("too long")
+
+    options = {"type": Checked, "validators": [check] if who == "a validator" else []}
+    child = spawn(feeding, lambda: File(config, every=3600.0), name, options)
+    assert heard(child, "published").version == 1
+    config.write_text("timeout = 2.0")
+    assert heard(child, "failed").error == "the type or a validator called sys.exit('too long')"
+    config.write_text("timeout = 3.0")
+    assert heard(child, "published").version == 2
+    ended(child)
+
+
+def looking(path: Path) -> Origin:
+    return File(path, every=0.01)
+
+
+def answering(_: Path) -> Origin:
+    return poll(lambda: {"timeout": 1.0}, every=0.01)
+
+
+# What the store has, what is given to the follower, its source, and what it says.
+MISFITS: dict[str, tuple[Any, Any, Any, Callable[[Path], Origin], str]] = {
+    "no type": (
+        MsgPack(Config),
+        Config(5.0),
+        None,
+        looking,
+        "this follower has no type to check values with",
+    ),
+    "another type": (MsgPack(dict[str, str]), {"timeout": "x"}, dict[str, float], looking, "cannot be read as dict"),
+    "another codec": (Raw(), b"x", None, looking, "is published with the codec 'raw'"),
+    "a callable's value": (Raw(), b"x", None, answering, "is published with the codec 'raw'"),
+}
+
+
+@pytest.mark.parametrize(("codec", "there", "type_", "make", "words"), MISFITS.values(), ids=MISFITS)
+def test_a_source_that_cannot_follow_from_what_is_there_ends_the_follower(
+    config: Path, name: str, codec: Any, there: Any, type_: Any, make: Callable[[Path], Origin], words: str
+) -> None:
+    """No retry can mend it: it is told in the feed's state, too, and the feed lock is free."""
+    events: list[Event] = []
+    stop = threading.Event()
+
+    def told(event: Event) -> None:
+        events.append(event)
+        if len(events) > 3:  # it goes on: let it fail, not hang
+            stop.set()
+
+    with Writer(name, codec=codec, initial=there) as w:
+        with pytest.raises(CodecMismatchError, match=re.escape(words)):
+            follow(make(config), name, type=type_, stop=stop, on_event=told)
+        assert w.version == 1
+    assert [event.kind for event in events] == ["following", "failed"]
+    found = shmcow.describe(name).feed
+    assert found is not None
+    assert found.last_error == events[-1].error[: len(found.last_error)]
+    assert not attach(name).feeding()
+
+
+def test_a_mismatch_that_comes_later_is_a_failure_like_others(followed: Child, config: Path, name: str) -> None:
+    """Somebody else publishes another type by force: the follower goes on as soon as that is undone."""
+    with Writer(name, type=dict[str, str], force=True) as w:
+        w.publish({"timeout": "long"})
+    config.write_text("timeout = 2.0")
+    assert "cannot be read as" in heard(followed, "failed").error
+    with Writer(name, type=Config, force=True) as w:
+        w.publish(Config(1.0))
+    followed.signal(signal.SIGHUP)
+    assert heard(followed, "published").version == 4
+    ended(followed)
+
+
+def test_a_mismatch_in_the_source_itself_is_asked_again(name: str) -> None:
+    """What a callable cannot read elsewhere is no mismatch of the store that is fed."""
+    answers: list[Any] = [CodecMismatchError("of another store"), {"a": 1}]
+    stop = threading.Event()
+
+    def ask() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def told(event: Event) -> None:
+        if event.kind == "published":
+            stop.set()
+
+    follow(poll(ask, every=0.01), name, stop=stop, on_event=told)
+    with Reader(name) as r:
+        assert r.get() == {"a": 1}
 
 
 def test_a_thread_follows_until_its_event_is_set(config: Path, name: str) -> None:

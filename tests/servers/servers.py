@@ -124,21 +124,20 @@ def is_config_of(revision: int, config: dict[str, Any]) -> bool:
 # ---- many requests ----
 
 
-class Burst:
-    """Clients that ask one request after the other, each on a connection of its own, from ``with`` to its end."""
+class Clients:
+    """Clients that ask one request after the other, from ``with`` to its end, or to the first problem.
 
-    def __init__(self, path: Path, clients: int = 4, method: str = "GET", lines: int = 1) -> None:
-        self.answers: list[Answer] = []
-        self.dropped: list[Dropped] = []
+    Args:
+        ask: sends a request of the client with this number, and keeps its answer; what it raises is a problem.
+        clients: how many.
+    """
+
+    def __init__(self, ask: Callable[[int], None], clients: int = 4) -> None:
         self.problems: list[str] = []
-        self._path = path
-        self._method = method
-        self._lines = lines
-        self.sent = 0
-        self._counting = threading.Lock()
-        self._over = threading.Event()
         self.clients = clients
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
+        self._ask = ask
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=[number]) for number in range(clients)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -150,17 +149,35 @@ class Burst:
         for thread in self._threads:
             thread.join(2 * WATCHDOG)
 
-    def _ask(self) -> None:
+    def _run(self, number: int) -> None:
         while not self._over.wait(PAUSE) and not self.problems:
-            start = time.monotonic()
-            with self._counting:
-                self.sent += 1
             try:
-                self.answers.append(Request(self._path, self._method, self._lines).answer())
-            except (DroppedError, BrokenPipeError, ConnectionResetError) as exc:
-                self.dropped.append(Dropped(start, time.monotonic(), repr(exc)))
+                self._ask(number)
             except Exception as exc:
                 self.problems.append(repr(exc))
+
+
+class Burst(Clients):
+    """Clients of one of the examples, each request on a connection of its own."""
+
+    def __init__(self, path: Path, clients: int = 4, method: str = "GET", lines: int = 1) -> None:
+        super().__init__(self._send, clients)
+        self.answers: list[Answer] = []
+        self.dropped: list[Dropped] = []
+        self.sent = 0
+        self._counting = threading.Lock()
+        self._path = path
+        self._method = method
+        self._lines = lines
+
+    def _send(self, _client: int) -> None:
+        start = time.monotonic()
+        with self._counting:
+            self.sent += 1
+        try:
+            self.answers.append(Request(self._path, self._method, self._lines).answer())
+        except (DroppedError, BrokenPipeError, ConnectionResetError) as exc:
+            self.dropped.append(Dropped(start, time.monotonic(), repr(exc)))
 
     def more(self, number: int = 20) -> None:
         """Wait for some more answers."""

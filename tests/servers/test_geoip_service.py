@@ -16,11 +16,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import gunicorns
 import processes
@@ -189,37 +188,18 @@ def publisher(store: str, case: Case) -> Iterator[subprocess.Popen[str]]:
             program.kill()
 
 
-class Clients:
-    """Four clients that ask one request after the other, from ``with`` to its end."""
+def asking(path: Path, model: Model, asked: list[Asked], clients: int = 4) -> servers.Clients:
+    """Return clients that ask for addresses near the borders of rows, and keep the answers in a list."""
+    chances = [random.Random(client) for client in range(clients)]
 
-    def __init__(self, path: Path, model: Model) -> None:
-        self.asked: list[Asked] = []
-        self.problems: list[str] = []
-        self._path, self._model = path, model
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=[random.Random(k)]) for k in range(4)]
+    def send(client: int) -> None:
+        address, start = model.address(chances[client]), time.monotonic()
+        status, answer = ask(path, address)
+        if status != 200:
+            raise AssertionError(f"{status}: {answer}")
+        asked.append(Asked(start, time.monotonic(), address, answer))
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(2 * WATCHDOG)
-
-    def _run(self, chance: random.Random) -> None:
-        while not self._over.wait(servers.PAUSE):
-            try:
-                address, start = self._model.address(chance), time.monotonic()
-                status, answer = ask(self._path, address)
-                if status != 200:
-                    raise AssertionError(f"{status}: {answer}")
-                self.asked.append(Asked(start, time.monotonic(), address, answer))
-            except Exception as exc:
-                self.problems.append(repr(exc))
-                return
+    return servers.Clients(send, clients)
 
 
 @pytest.fixture(params=cases())
@@ -233,25 +213,25 @@ def test_lookups_go_on_while_tables_are_published(name: str, tmp_path: Path, cas
         pytest.skip("needs gunicorn beside this Python: pip install 'gunicorn>=27'")
     if case.files[0].suffix == ".gz":
         case = case._replace(files=[without_clashes(file, tmp_path) for file in case.files])
-    model, acknowledged = Model(case.files), []
+    model, acknowledged, asked = Model(case.files), [], []
     with gunicorn(tmp_path, name) as path, publisher(name, case) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "version 1\n"
-        with Clients(path, model) as clients:
+        with asking(path, model, asked) as clients:
             acknowledged = [(time.monotonic(), int(line.removeprefix("version "))) for line in program.stdout]
-            enough = len(clients.asked) + 50
-            until(lambda: clients.problems or len(clients.asked) >= enough, "answers of the last version")
+            enough = len(asked) + 50
+            until(lambda: clients.problems or len(asked) >= enough, "answers of the last version")
         assert clients.problems == []
         assert ask(path, "no-address")[0] == 400
         assert ask(path, "")[0] == 400
         mapped = sum(pss(pid, name) for pid in all_workers(path))
-    check(model, clients.asked, acknowledged)
-    versions = {asked.answer["version"] for asked in clients.asked}
+    check(model, asked, acknowledged)
+    versions = {request.answer["version"] for request in asked}
     assert case.times in versions
     assert len(versions) > 3
     size = shmcow.describe(name).generations[0].size_bytes
     print(
-        f"{len(clients.asked)} requests over {len(versions)} versions by {WORKERS} workers, 0 failed; a table of "
+        f"{len(asked)} requests over {len(versions)} versions by {WORKERS} workers, 0 failed; a table of "
         f"{size:,} bytes, PSS of all workers' maps of it {mapped:,} bytes"
     )
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
 import gunicorns
+import msgspec
 import processes
 import pytest
 import servers
@@ -90,6 +95,49 @@ def test_every_request_of_a_burst_sees_one_whole_version(name: str, serve: Serve
         assert_versions_only_grow(burst.answers, published)
         assert_every_worker_has(name, server, published[-1].version)
         assert "going on with the last good value" not in server.log
+
+
+@contextmanager
+def following(file: Path, name: str) -> Iterator[None]:
+    """Let `shmcow follow` feed the store from a file, and end it as a service manager does."""
+    command = [sys.executable, "-m", "shmcow", "follow", str(file), name, "--type", "settings:Config"]
+    env = servers.environment(name, gunicorns.EXAMPLE)
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as follower:
+        try:
+            yield
+            follower.terminate()
+            assert follower.wait(processes.WATCHDOG) == 0
+        finally:
+            follower.kill()
+
+
+def test_file_that_is_replaced_is_what_every_worker_answers(name: str, serve: Serve, tmp_path: Path) -> None:
+    """Amid requests of which none fails; how long it takes from the file to the last worker is printed."""
+    pytest.importorskip("watchfiles", reason="needs watchfiles: pip install 'shmcow[feed]'")
+    revised, file = servers.load(gunicorns.EXAMPLE / "settings.py").revised, tmp_path / "config.json"
+    took, published = [], []
+    with serve("sync", preload=True) as server, following(file, name):
+        with server.burst() as burst:
+            for revision in range(8):
+                (tmp_path / "next").write_bytes(msgspec.json.encode(revised(revision)))
+                start, version = time.monotonic(), revision + 1
+                (tmp_path / "next").replace(file)
+
+                def first(version: int = version) -> dict[int, float]:
+                    """Return when each worker first answered with the version, once all have."""
+                    answers = [answer for answer in list(burst.answers) if answer.version == version]
+                    found = {answer.pid: answer.end for answer in sorted(answers, reverse=True)}
+                    return found if burst.problems or server.workers() <= found.keys() else {}
+
+                ends = until(first, "every worker answers with what is in the file")
+                published.append(Published(max(ends.values()), version))
+                took.append(1000 * (max(ends.values()) - start))
+        assert (burst.problems, burst.dropped) == ([], [])
+        assert_versions_only_grow(burst.answers, published)
+    print(
+        f"from the file to an answer of each of {WORKERS} workers: median {statistics.median(took):.0f} ms, worst "
+        f"{max(took):.0f} ms; {len(burst.answers)} requests meanwhile, none failed"
+    )
 
 
 @pytest.mark.parametrize(("kind", "preload"), [("sync", True), ("asyncio", False)])

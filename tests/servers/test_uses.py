@@ -241,7 +241,7 @@ def test_failed_reload_is_counted_and_the_old_version_serves() -> None:
     assert gone == "gone: /limits.json: No such file or directory"
     assert lines[6:] == (
         "good again: workers have {'ann': 30} of version 2",
-        "failures: some, in a row now: 0",
+        "failures counted: 3 or more; in a row now: 0",
         "errors in the log: 3",
     )
 
@@ -253,7 +253,7 @@ def test_backends_are_refreshed_by_a_timer_and_stay_when_discovery_fails() -> No
         "registry down: version 1, ['a', 'b']",
         "known to be good for less than a minute: True",
         "registry back: version 2, ['c']",
-        "publishes: 2, failures: some",
+        "publishes: 2, failures: 2 or more",
     ]
 
 

@@ -156,6 +156,29 @@ def test_wrong_usage_is_told_before_anything_is_made(
     assert not os.path.exists(f"/dev/shm/shmcow.{name}")
 
 
+def test_store_with_a_type_asks_for_it_and_ends(start: Start, tmp_path: Path, name: str) -> None:
+    """Exit code 6, with the option to give; with it the follower goes on from what is there."""
+    (tmp_path / "shop.py").write_text("import msgspec\n\nclass Config(msgspec.Struct, frozen=True):\n    a: int\n")
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    process = start("a.json", name, "--type", "shop:Config")
+    assert [line(process).split("\t")[1] for _ in range(2)] == ["following", "published"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    (tmp_path / "a.json").write_text('{"a": 2}')
+    process = start("a.json", name, "--every", "0.01")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert [row.split("\t")[1] for row in out.splitlines()] == ["following", "failed"]
+    assert err == (
+        f"shmcow: version 1 of store {name} was published as shop.Config, and this follower has no type to check "
+        "values with: give --type shop:Config (--force publishes all the same)\n"
+    )
+    process = start("a.json", name, "--type", "shop:Config")
+    assert [line(process).split("\t")[1:3] for _ in range(2)] == [["following", "1"], ["published", "2"]]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+
+
 def test_without_watchfiles_it_says_what_to_install(tmp_path: Path, name: str) -> None:
     """One line, exit code 2; a callable does not need it."""
     code = (

@@ -13,6 +13,7 @@ import click
 import pytest
 from test_cli import environment, run
 
+from shmcow import Writer
 from shmcow.cli import exits
 from shmcow.cli.app import COMMANDS, GROUPS, app
 
@@ -54,6 +55,33 @@ def test_help_is_a_page_that_groups_every_command() -> None:
         assert f"\n{title}:\n" in page
         for name, line in lines.items():
             assert re.search(rf"^  {name} +{re.escape(line)}$", page, re.MULTILINE), name
+
+
+def test_mistyped_command_is_told_the_one_that_was_meant() -> None:
+    """Once, whatever the version of click says by itself; nothing is proposed for what is like no command."""
+    done = run("wacth", "x")
+    assert done.returncode == 2
+    assert done.stderr.count("id you mean") == 1
+    assert "No such command 'wacth'. Did you mean 'watch'?" in done.stderr
+    for unlike in ("xyzzy", "--xyzzy"):
+        done = run(unlike)
+        assert done.returncode == 2
+        assert "id you mean" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["stat", "readers", "rm"])
+def test_mistyped_store_is_told_the_one_that_was_meant(name: str, command: str) -> None:
+    """Beside what is wrong with it; nothing is proposed for what is like no store's name."""
+    typed = f"{name[:-2]}{name[-1]}{name[-2]}x"
+    with Writer(name, initial=1):
+        more = ["--yes"] if command == "rm" else []
+        done = run(command, typed, *more)
+        assert done.returncode == 3
+        assert done.stderr.startswith(f"shmcow: there is no store {typed}")
+        assert done.stderr.endswith(f"(did you mean {name}?)\n")
+        done = run(command, "Q", *more)
+        assert done.returncode == 3
+        assert "did you mean" not in done.stderr
 
 
 def test_help_of_the_whole_imports_no_command() -> None:

@@ -122,17 +122,17 @@ def test_watch_of_tables_and_parts_of_a_bundle(name: str) -> None:
     first: Any = {"config": {"secret": "p-1"}, "users": {7: "ann"}, "geo": [("::/0", 1)], "raw": b"x"}
     with Writer(name, codec=codec, initial=first) as writer:
         done = run("watch", name, "--count", "1")
-        assert "<TableView of 1 rows, keys of int>" in done.stdout
-        assert "<1 bytes>" in done.stdout
+        assert "<TableView of 1 row, keys of int>" in done.stdout
+        assert "<1 byte>" in done.stdout
         assert "p-1" not in done.stdout
         with watching(name, "geo") as process, watching(name, "users.7") as other:
-            assert process.line()[4] == '"<IPTableView of 1 rows>"'
+            assert process.line()[4] == '"<IPTableView of 1 row>"'
             assert other.line()[4] == '"ann"'
             for watcher in (process, other):
                 watcher.until_asleep()
             writer.publish_parts(config={})
             writer.publish_parts(users={7: "bob", 8: "eve"}, geo=[("::/0", 2)])
-            assert process.line()[::4] == ["3", '"<IPTableView of 1 rows>"']
+            assert process.line()[::4] == ["3", '"<IPTableView of 1 row>"']
             assert other.line()[::4] == ["3", '"bob"']
             for watcher in (process, other):
                 watcher.until_asleep()

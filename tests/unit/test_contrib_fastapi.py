@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import pytest
 from contrib_requests import Store, asgi_get, serving
 
-from shmcow import Reader, Snapshot, StoreNotFoundError
+from shmcow import Reader, Snapshot, StoreNotFoundError, Writer
 
 try:
     from fastapi import BackgroundTasks, Depends, FastAPI
@@ -18,7 +18,14 @@ try:
 except ImportError:
     pytest.skip("needs FastAPI: pip install -e '.[servers]'", allow_module_level=True)
 
-from shmcow.contrib.fastapi import SnapshotMiddleware, SnapshotOf, current_snapshot, current_value, holding
+from shmcow.contrib.fastapi import (
+    SnapshotMiddleware,
+    SnapshotOf,
+    ValueOf,
+    current_snapshot,
+    current_value,
+    holding,
+)
 
 
 @pytest.fixture
@@ -137,6 +144,43 @@ def test_request_without_a_store_fails_only_where_it_asks(name: str) -> None:
         asyncio.run(asgi_get(app))
 
 
+@pytest.fixture
+def readers(name: str) -> Iterator[tuple[Reader[int], Reader[int]]]:
+    """A reader with a default and one without; FastAPI keeps dependencies, so they are closed."""
+    with Reader(name, type=int, default=7) as reader, Reader(name, type=int) as bare:
+        yield reader, bare
+
+
+@pytest.mark.parametrize("with_middleware", [True, False])
+def test_reader_with_a_default_answers_before_there_is_a_version(
+    name: str, readers: tuple[Reader[int], Reader[int]], with_middleware: bool
+) -> None:
+    """Its default, to the request's end, then what is published; a reader without one fails, and says why."""
+    reader, bare = readers
+    app = FastAPI()
+    if with_middleware:
+        app.add_middleware(SnapshotMiddleware, reader, bare)
+
+    def earlier(value: Annotated[int, ValueOf(reader)]) -> int:
+        with Writer(name, type=int) as writer:
+            writer.publish(8)
+        return value
+
+    @app.get("/")
+    def index(earlier: Annotated[int, Depends(earlier)], value: Annotated[int, ValueOf(reader)]) -> PlainTextResponse:
+        return PlainTextResponse(f"{earlier} {value}")
+
+    @app.get("/bare")
+    async def without(value: Annotated[int, ValueOf(bare)]) -> PlainTextResponse:
+        return PlainTextResponse(str(value))
+
+    with pytest.raises(StoreNotFoundError, match=name):
+        asyncio.run(asgi_get(app, "/bare"))
+    assert asyncio.run(asgi_get(app)) == (200, "7 7")
+    assert asyncio.run(asgi_get(app)) == (200, "8 8")
+    assert asyncio.run(asgi_get(app, "/bare")) == (200, "8")
+
+
 def test_starlette_takes_the_middleware_as_it_is(store: Store, after: list[Any]) -> None:
     """Its endpoints in the event loop and in threads, a stream, and a background task."""
 
@@ -164,5 +208,6 @@ def test_starlette_takes_the_middleware_as_it_is(store: Store, after: list[Any])
 
 def test_what_is_no_reader_is_refused() -> None:
     """When the application is made."""
-    with pytest.raises(TypeError, match="expected a Reader, found 'config'"):
-        SnapshotOf("config")  # type: ignore[arg-type]
+    for dependency in (SnapshotOf, ValueOf):
+        with pytest.raises(TypeError, match="expected a Reader, found 'config'"):
+            dependency("config")  # type: ignore[arg-type]

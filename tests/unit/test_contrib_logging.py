@@ -119,6 +119,89 @@ def test_bad_level_leaves_all_levels_as_they_were(
         assert "LOUD" not in record.getMessage()
 
 
+class Picky(logging.Logger):
+    """A logger of a program's own that refuses some levels, before or after it has set them."""
+
+    refused: tuple[int, ...] = ()
+    late = False
+
+    def setLevel(self, level: int | str) -> None:  # noqa: N802 - the name is that of the library
+        if self.late:
+            super().setLevel(level)
+        if level in self.refused:
+            raise ValueError(f"{level} is not for me")
+        super().setLevel(level)
+
+
+@pytest.fixture
+def picky(logger: logging.Logger) -> Picky:
+    """A child of the logger, made by the library as any other."""
+    logging.setLoggerClass(Picky)
+    try:
+        made = logger.getChild("picky")
+    finally:
+        logging.setLoggerClass(logging.Logger)
+    assert isinstance(made, Picky)
+    return made
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_level_that_a_logger_refuses_leaves_all_levels_as_they_were(
+    name: str, logger: logging.Logger, picky: Picky, caplog: pytest.LogCaptureFixture, late: bool
+) -> None:
+    """Those before it, behind it, and those that had gone back; also what somebody else has set; it is named."""
+    gone, behind = logger.getChild("gone"), logger.getChild("behind")
+    first = {logger.name: "INFO", gone.name: "INFO", picky.name: "INFO"}
+    with (
+        Writer(name, initial=first) as writer,
+        Reader(name) as reader,
+        follow_levels(reader) as follower,
+    ):
+        logger.setLevel(33)  # by a debugger
+        picky.refused, picky.late = (logging.DEBUG, logging.INFO), late
+        writer.publish({logger.name: "DEBUG", picky.name: "DEBUG", behind.name: "DEBUG"})
+        until(lambda: follower.failures, "it is counted")
+        assert [each.level for each in (logger, gone, picky, behind)] == [33, 20, 20, 0]
+        assert follower.levels == {logger.name: 20, gone.name: 20, picky.name: 20}
+        said = f"the level of logger '{picky.name}' could not be set: Picky.setLevel raised ValueError"
+        assert str(follower.problem) == said
+        (record,) = [record for record in caplog.records if record.name == "shmcow"]
+        assert record.getMessage() == f"levels of version 2 of store {name} stay unused: {said}"
+        writer.publish({logger.name: "ERROR", picky.name: "ERROR"})
+        until(lambda: follower.problem is None, "the next version is used")
+        assert [each.level for each in (logger, gone, picky, behind)] == [40, 0, 40, 0]
+    assert [each.level for each in (logger, gone, picky, behind)] == [33, 0, 0, 0]
+
+
+def test_logger_that_refuses_to_go_back_has_its_level_back(name: str, logger: logging.Logger, picky: Picky) -> None:
+    """A version is used as a whole or not at all, even if a logger would rather keep the new level."""
+    with Writer(name, initial={}) as writer, Reader(name) as reader, follow_levels(reader) as follower:
+        picky.setLevel(logging.INFO)
+        picky.refused = (logging.INFO,)
+        logger.__class__ = Picky
+        logger.refused = (logging.DEBUG,)  # type: ignore[attr-defined]
+        writer.publish({picky.name: "DEBUG", logger.name: "DEBUG"})
+        until(lambda: follower.failures, "it is counted")
+        assert (picky.level, logger.level) == (logging.INFO, logging.NOTSET)
+
+
+def test_logger_that_refuses_its_own_level_keeps_no_other_from_it(
+    name: str, logger: logging.Logger, picky: Picky
+) -> None:
+    """Who ends to follow is told which; a second call tries that one again."""
+    behind = logger.getChild("behind")
+    first = {logger.name: "INFO", picky.name: "INFO", behind.name: "INFO"}
+    with Writer(name, initial=first), Reader(name) as reader:
+        stop = follow_levels(reader)
+        picky.refused = (logging.NOTSET,)
+        with pytest.raises(RuntimeError, match=rf"the level of logger '{picky.name}' could not be set"):
+            stop()
+        assert [each.level for each in (logger, picky, behind)] == [0, 20, 0]
+        picky.refused = ()
+        stop()
+        assert picky.level == logging.NOTSET
+
+
 def test_bad_first_version_is_counted_once(name: str, logger: logging.Logger) -> None:
     """It is met twice, by who starts to follow and by the thread, and counted and logged for one."""
     with (

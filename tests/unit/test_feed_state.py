@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import os
@@ -245,16 +246,21 @@ def test_stat_and_doctor_tell_of_the_feed(name: str) -> None:
         feed.fail("line 3: it is malformed")
         shown = ran("stat", name, "-o", "table").out
         assert f"/etc/app\\x1b.toml, every 10 s, by pid {os.getpid()}" in shown
-        assert "1 contacts, 1 publishes, 1 failures" in shown
+        assert "1 contact, 1 publish, 1 failure\n" in shown
         assert "(1 in a row): line 3: it is malformed" in shown
         rows = dict(line.split("\t", 1) for line in ran("stat", name).out.split("\n\n")[0].splitlines())
         assert (rows["feed_running"], rows["feed_failures"], rows["feed_every"]) == ("True", "1", "10.0")
+        for moment in ("feed_started_at", "feed_last_contact", "feed_last_success", "feed_last_error_at"):
+            assert 0 <= time.time() - datetime.datetime.fromisoformat(rows[moment]).timestamp() < 3600
+            assert rows[moment].endswith("+00:00")
         told = json.loads(ran("stat", name, "--json").out)["feed"]
         assert (told["running"], told["last_error"]) == (True, "line 3: it is malformed")
         found = [item for item in inspect.diagnose(name) if item.check == "feed"]
         assert [item.level for item in found] == ["warning"]
-        assert "failed 1 times in a row" in found[0].what
+        assert "failed 1 time in a row" in found[0].what
+        feed.contact()
         feed.succeed(False)
+        assert "2 contacts, 1 publish, 1 failure\n" in ran("stat", name, "-o", "table").out
         assert not [item for item in inspect.diagnose(name) if item.check == "feed"]
         feed.release()
         assert "nobody any more" in ran("stat", name, "-o", "table").out

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import stat
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,46 @@ def test_forged_payload_is_refused(name: str, file: Path) -> None:
         forged(file, b"a secret text", b"a secret tex\xff")
         with pytest.raises(CorruptSegmentError, match="cannot be read"):
             files.import_file(name, file)
+
+
+def in_format(number: int, file: Path, *, at: int, magic: bytes, crc: int) -> None:
+    """Make an exported table one that a release of another format has exported, its checksums included."""
+    content = bytearray(file.read_bytes()[:-32])
+    start = content.index(magic)
+    content[start + at : start + at + 4] = number.to_bytes(4, "little")
+    content[start + crc : start + crc + 4] = zlib.crc32(content[start : start + crc]).to_bytes(4, "little")
+    file.write_bytes(bytes(content) + hashlib.blake2b(content, digest_size=32).digest())
+
+
+TABLE: dict[str, Any] = {"at": 8, "magic": b"cowtable", "crc": 124}
+IPTABLE: dict[str, Any] = {"at": 12, "magic": b"shmcowIP", "crc": 60}
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    ("codec", "value", "header", "part"),
+    [
+        (Table(key=str, value=int), VALUE["groups"], TABLE, ""),
+        (IPTable(str), VALUE["geo"], IPTABLE, ""),
+        (PARTS, VALUE, TABLE, "part 'groups': "),
+    ],
+    ids=["table", "iptable", "bundle"],
+)
+def test_table_of_another_format_is_another_releases(
+    name: str, file: Path, codec: Any, value: Any, header: dict[str, Any], part: str, given: bool
+) -> None:
+    """It is not called damaged: found and expected format, and what to do; nothing is published or made."""
+    with Writer(name, codec=codec, initial=value):
+        files.export_file(name, file)
+    in_format(7, file, **header)
+    with pytest.raises(IncompatibleStoreError) as caught:
+        files.import_file(f"{name}-b", file, type=codec if given else None)
+    assert str(caught.value) == (
+        f"what is in {file} cannot be read: {part}it is a table of format 7, made by another release of shmcow, and "
+        "this one reads and writes format 2: use the same release in all processes, or publish it from its source with "
+        "this one"
+    )
+    assert f"{name}-b" not in shmcow.list_stores()
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:

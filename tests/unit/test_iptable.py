@@ -21,6 +21,7 @@ import pytest
 import shmcow
 from shmcow import (
     Bundle,
+    CodecMismatchError,
     CorruptSegmentError,
     DecodeError,
     IPTable,
@@ -593,7 +594,7 @@ def probe(data: bytes) -> None:
     """Do everything with a table: each answer, or error, must be one of those that are documented."""
     try:
         table = IPTable().decode_parts([StoredPart(memoryview(data))], freeze=True)
-    except CorruptSegmentError:
+    except (CorruptSegmentError, CodecMismatchError):
         return
     for ask in (
         *(lambda ip=ip: table.get(ip) for ip in PROBES),  # type: ignore[misc]
@@ -660,13 +661,15 @@ def test_what_is_wrong_with_a_table_is_said() -> None:
         values = [
             changes.get(name, value) for name, value in zip([*names, "words", "count", "zero"], fields, strict=True)
         ]
-        with pytest.raises(CorruptSegmentError) as caught:
+        with pytest.raises((CorruptSegmentError, CodecMismatchError)) as caught:
             IPTable().decode_parts([StoredPart(memoryview(sealed(HEADER.pack(*values) + good[HEADER.size :])))])
         return str(caught.value)
 
     assert "does not begin as a table" in opening(magic=b"shmcowXX")  # type: ignore[arg-type]
     assert "other byte order" in opening(order=0x04030201)
-    assert "another format" in opening(format=1)
+    assert opening(format=1).startswith(
+        "it is a table of format 1, made by another release of shmcow, and this one reads and writes format 2: "
+    )
     assert "its length" in opening(bytes=1)
     for change in (
         {"rows4": 2**31},

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shmcow import CorruptSegmentError, DecodeError, Reader, StoredPart, Table, TableView, Writer
+from shmcow import CodecMismatchError, CorruptSegmentError, DecodeError, Reader, StoredPart, Table, TableView, Writer
 
 HEADER = 128
 FIELDS = {
@@ -78,7 +78,7 @@ def use(codec: Table[Any, Any], data: bytes | bytearray, keys: Any) -> int:
 
     try:
         view = opened(codec, data)
-    except (CorruptSegmentError, DecodeError):
+    except (CorruptSegmentError, DecodeError, CodecMismatchError):
         return 1
     asks: list[Callable[[], Any]] = [
         lambda: list(itertools.islice(view, 1000)),
@@ -187,14 +187,20 @@ def test_a_distance_that_no_cell_may_have_is_refused() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 3, 2**32 - 1])
-def test_another_format_is_refused(number: int) -> None:
-    """What an older or a newer version wrote says so."""
+def test_another_format_is_told_with_both_numbers(number: int) -> None:
+    """What an older or a newer release wrote is not called damaged; a changed byte is."""
     codec, rows = SMALL[0]
     data = made(codec, rows)
     assert struct.unpack_from("=I", data, 8) == (2,)
     struct.pack_into("=I", data, 8, number)
-    with pytest.raises(CorruptSegmentError, match="another format"):
+    with pytest.raises(CorruptSegmentError, match="the checksum of its header is wrong"):
+        opened(codec, data)
+    with pytest.raises(CodecMismatchError) as caught:
         opened(codec, sealed(data))
+    assert str(caught.value) == (
+        f"it is a table of format {number}, made by another release of shmcow, and this one reads and writes format 2: "
+        "use the same release in all processes, or publish it from its source with this one"
+    )
 
 
 def test_a_key_that_is_no_text_is_refused() -> None:

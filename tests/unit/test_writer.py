@@ -15,13 +15,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 import shmcow
-from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, VersionGoneError, Writer, validators
-from shmcow.store import attach
+from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, VersionGoneError, Writer, _core, publishing, validators
+from shmcow.store import Settings, attach
 
 SHM = Path("/dev/shm")
 
@@ -115,6 +116,81 @@ def test_initial_is_published_only_in_an_empty_store(name: str) -> None:
         with Writer(name, initial={"a": 2}) as second:
             assert second.version == 1
             assert second.snapshot().value == {"a": 1}
+
+
+def refuse(_old: object, _new: object) -> None:
+    raise ValueError("not this one")
+
+
+REFUSED_INITIALS = {
+    "by a validator": ({"initial": 1, "validators": [refuse]}, shmcow.ValidationError),
+    "by the encoder": ({"initial": object()}, shmcow.ValidationError),
+    "by the type": ({"initial": "x", "type": int}, shmcow.ValidationError),
+    "for lack of room": ({"initial": b"x" * 10_000, "max_total_bytes": 4096}, shmcow.OutOfSharedMemoryError),
+    "by a validator that exits": ({"initial": 1, "validators": [lambda *_: sys.exit(3)]}, SystemExit),
+}
+
+
+@pytest.mark.parametrize(("options", "error"), REFUSED_INITIALS.values(), ids=REFUSED_INITIALS)
+def test_refused_initial_leaves_no_store(name: str, options: dict[str, Any], error: type[BaseException]) -> None:
+    """A store that was made for it is removed; the next writer makes one, and it is said to have made it."""
+    with pytest.raises(error):
+        Writer(name, **options)
+    assert objects(name) == []
+    with Writer(name, initial=2) as w:
+        assert (w.created, w.version) == (True, 1)
+
+
+def test_refused_initial_leaves_an_empty_store_that_was_there(name: str) -> None:
+    """It is somebody else's, who may be about to publish in it."""
+    with Writer(name):
+        epoch = shmcow.describe(name).epoch
+        with pytest.raises(shmcow.ValidationError):
+            Writer(name, initial=1, validators=[refuse])
+        assert shmcow.describe(name).epoch == epoch
+
+
+def test_refused_initial_leaves_a_store_in_which_somebody_has_published(name: str) -> None:
+    """Between the refusal and the removal another writer may come; what it has published stays."""
+
+    class Slow(Writer[int]):
+        def _unmake(self, made: _core.Store | None) -> None:
+            assert other.publish(2) == 1
+            super()._unmake(made)
+
+    with Writer(name) as other:
+        other.destroy()
+        with pytest.raises(shmcow.ValidationError):
+            Slow(name, initial=1, validators=[refuse])
+        assert other.snapshot().value == 2
+
+
+def test_refused_initial_leaves_a_store_that_somebody_is_writing(name: str) -> None:
+    """The store is not taken away from under who has the writer lock."""
+
+    class Slow(Writer[int]):
+        def _unmake(self, made: _core.Store | None) -> None:
+            with other._turn(recreate=True) as turn:
+                super()._unmake(made)
+                assert turn.store.named()
+
+    with Writer(name) as other:
+        other.destroy()
+        with pytest.raises(shmcow.ValidationError):
+            Slow(name, initial=1, validators=[refuse])
+        assert other.publish(2) == 1
+
+
+def test_value_for_which_there_is_no_room_makes_no_store(name: str) -> None:
+    """A tool that publishes once leaves nothing behind; in a store that was there the current version stays."""
+    settings = Settings(max_total_bytes=4096)
+    with pytest.raises(shmcow.OutOfSharedMemoryError):
+        publishing.publish(name, b"x" * 10_000, codec=MsgPack(), settings=settings)
+    assert objects(name) == []
+    with Writer(name, initial=1, max_total_bytes=4096) as w:
+        with pytest.raises(shmcow.OutOfSharedMemoryError):
+            publishing.publish(name, b"x" * 10_000, codec=MsgPack())
+        assert w.snapshot().value == 1
 
 
 def test_initial_none_is_a_value(name: str) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from shmcow.cli.demo.stage import Row, Stage
 from shmcow.cli.text import printable, shortened
+from shmcow.words import counted
 
 __all__ = ["Screen", "choose"]
 
@@ -83,9 +84,9 @@ def _writer(stage: Stage) -> str:
     if stage.writer is None or not stage.writing:
         return "writer: starting"
     said = stage.writing
-    return f"writer pid {stage.writer.pid}: {said['published']} publishes, {said['publish_us']:,.0f} µs each" + (
-        " (just now, a burst)" if said["burst"] else ""
-    )
+    done = counted(said["published"], "publish", "publishes")
+    burst = " (just now, a burst)" if said["burst"] else ""
+    return f"writer pid {stage.writer.pid}: {done}, {said['publish_us']:,.0f} µs each{burst}"
 
 
 class _Plain:
