@@ -148,7 +148,8 @@ def _as_ours(exc: OSError, doing: str) -> ShmcowError | OSError:
 def found(store: str | None = None) -> Iterator[Found]:
     """Yield every name in /dev/shm that has the form of a shmcow object, of one store or of all."""
     prefix = PREFIX + (store or "")
-    for filename in sorted([name for name in os.listdir(DIRECTORY) if name[: len(prefix)] == prefix]):
+    # A set: Linux may list a name twice while others make and remove files beside it.
+    for filename in sorted({name for name in os.listdir(DIRECTORY) if name[: len(prefix)] == prefix}):
         match = _OBJECT.fullmatch(filename)
         if match and (store is None or match[1] == store):
             yield Found(match[1], match[2] or "", match[3] or "header", filename)

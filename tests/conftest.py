@@ -106,6 +106,56 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+# ---- which worker of pytest-xdist has which tests: together what shares a build, and what takes long first ----
+
+LONG = {  # seconds of processor time, roughly; of a file of tests, or of all that ask for a fixture
+    "test_sweeps.py": 125,
+    "test_model.py": 110,
+    "test_soak.py": 90,
+    "test_stress.py": 70,
+    "test_sanitizers.py": 70,
+    "test_flips.py": 60,
+    "killbuild": 50,
+    "test_machine.py": 45,
+    "test_fuzz.py": 45,
+    "test_allocations.py": 40,
+    "test_stepping.py": 30,
+    "test_benchmarks.py": 30,
+    "test_upgrading.py": 20,
+    "test_instructions.py": 15,
+    "test_celery.py": 12,
+}
+
+
+@pytest.hookimpl(trylast=True)  # of what is not deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long tests at the heads of the workers' shares; with ``--dist worksteal`` they are taken from the ends.
+
+    Else a worker would be left with a long test when the others have done, and each would build what another has.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+    if not workers:
+        return
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        group = "killbuild" if "killbuild" in getattr(item, "fixturenames", ()) else item.path.name
+        groups.setdefault(group, []).append(item)
+    heads: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    seconds = [0] * workers
+    for name in sorted(groups.keys() & LONG, key=lambda name: (-LONG[name], name)):
+        least = seconds.index(min(seconds))
+        heads[least] += groups.pop(name)
+        seconds[least] += LONG[name]
+    short = [item for group in groups.values() for item in group]
+    everything = len(items)
+    items.clear()
+    for left, head in zip(range(workers, 0, -1), heads, strict=True):
+        room = max(0, (everything - len(items)) // left - len(head))  # xdist gives equal shares, in this order
+        items += head + short[:room]
+        del short[:room]
+    items += short
+
+
 @pytest.fixture
 def spawn(name: str) -> Iterator[Callable[..., Child]]:  # noqa: ARG001 - `name` is torn down after the children
     """Start children with ``spawn(body, *args)``; whoever lives at the end of the test is killed."""

@@ -14,7 +14,7 @@ import copies
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-FLAGS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+FLAGS = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 UNDEFINED = re.compile(r"runtime error: .*")
 REPORT = re.compile(r"(runtime error: .*|ERROR: AddressSanitizer: [\w-]+)")
 

@@ -33,7 +33,18 @@ import processes
 import sweep_tracer
 from processes import die_with_parent, objects_of, shm_descriptors, value_of, version_in
 from sweep_jobs import OPS, Op, holds_path, mark, reader, recovery, writer
-from sweep_tracer import DONE, EXITED, FAIL, FAIL_FROM, KILL_AT_ENTRY, TRACE, Trace, Tracer, without_allocator
+from sweep_tracer import (
+    DONE,
+    EXITED,
+    FAIL,
+    FAIL_FROM,
+    KILL_AT_ENTRY,
+    TRACE,
+    Trace,
+    Tracer,
+    without_allocator,
+    without_more_listing,
+)
 
 from shmcow import (
     NotPublishedError,
@@ -604,7 +615,7 @@ class Sweeper:
             if counting and found:
                 theirs.append(found[1])
         output.unlink()
-        return {"strace": theirs, "tracer": mine}
+        return {"strace": without_more_listing(theirs), "tracer": mine}
 
 
 def judge(said: dict[str, Any], number: int) -> tuple[str, list[str]]:
