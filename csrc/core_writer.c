@@ -59,7 +59,7 @@ static int take_no_space(void)
 }
 
 /* Python ran, and a signal handler may have forked: the child must not go on with its parent's turn. */
-static int still_ours(writer_object *self)
+static int still_ours(const writer_object *self)
 {
     if (self->locked_forks == shmcow_forks())
         return 0;
@@ -392,7 +392,7 @@ static PyObject *writer_ready_holds(writer_object *self, PyObject *ignored)
 static bool may_write(const writer_object *self)
 {
     bool may = holds_lock(self) && shmcow_fd_valid(self->lock); /* a daemonizer may have closed it in mid-turn */
-    if (!may)
+    if (!may && (!self->locked || still_ours(self) == 0))
         PyErr_SetString(PyExc_RuntimeError, "the writer lock is not held by this process");
     return may;
 }

@@ -21,7 +21,7 @@ from shmcow.errors import (
 )
 from shmcow.sharing import Shared, kept_parts, list_parts, listed_whole, repeats
 from shmcow.snapshot import Snapshot, load
-from shmcow.store import COUNTERS, Turn
+from shmcow.store import COUNTERS, Turn, closed
 
 if TYPE_CHECKING:
     from shmcow.validators import Validator
@@ -42,12 +42,13 @@ class Committer:
 
     Attributes:
         codec: for all values.
-        store: what is committed to; after a turn another one, if it was created anew, by us or by somebody else.
+        store: what is committed to; after a turn another one, if it was created anew, by us or by somebody else. None:
+            closed.
 
     Concurrency: ``prove`` and ``load``: any thread. Everything that gets a turn: the thread that is in it.
     """
 
-    store: _core.Store
+    store: _core.Store | None
 
     def __init__(
         self, codec: Codec[Any], checks: Sequence[Validator], *, freeze: bool, verify: bool, force: bool
@@ -95,8 +96,14 @@ class Committer:
         self.codec.prove(self.load(hold).value)
 
     def adopt(self, store: _core.Store) -> None:
-        """Go on with a store, which may be the one of before."""
+        """Go on with a store, which may be the one of before.
+
+        Raises:
+            ClosedError: the writer was closed, by another thread or by a caller's function.
+        """
         if store is not self.store:
+            if self.store is None:
+                raise closed(store.name)
             self.store, self._fits = store, 0
 
     def check_follows(self, turn: Turn) -> None:

@@ -68,7 +68,7 @@ def decode(hold: _core.Hold, entry: dict[str, Any], how: Decoding) -> tuple[Any,
 
 def stored_parts(hold: _core.Hold, entry: dict[str, Any]) -> list[StoredPart]:
     """Return the parts of a held version, as a codec takes them."""
-    return [StoredPart(*hold.stored(k)) for k in range(len(entry["parts"]))]
+    return [StoredPart(*fields) for fields in map(hold.stored, range(len(entry["parts"])))]
 
 
 def choose(how: Decoding, entry: dict[str, Any], where: object) -> Codec[Any]:

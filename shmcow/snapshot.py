@@ -245,20 +245,24 @@ class Alive(Generic[T]):
             self._forget_dead()
         return snapshot
 
-    # Only with the lock is a reference that is there replaced or removed, so that nobody replaces a live one.
+    # Only with the lock is a reference that is there replaced or removed, so that nobody replaces a live one. After a
+    # call a signal handler or a finalizer of this very thread may have been here; where nothing is called none was.
 
     def _keep_one(self, key: tuple[int, int], ref: weakref.ref[Snapshot[T]], snapshot: Snapshot[T]) -> Snapshot[T]:
         with lock_of_process():
-            known = self._refs.setdefault(key, ref)()
-            if known is None:
-                self._refs[key] = ref
-            return known if known is not None else snapshot
+            there = self._refs.setdefault(key, ref)
+            while (known := there()) is None:
+                if key in self._refs and self._refs[key] is there:
+                    self._refs[key] = ref
+                    return snapshot
+                there = self._refs.setdefault(key, ref)
+            return known
 
     def _forget_dead(self) -> None:
         with lock_of_process():
             for key, ref in self._refs.copy().items():
-                if ref() is None:
-                    self._refs.pop(key, None)
+                if ref() is None and key in self._refs and self._refs[key] is ref:
+                    del self._refs[key]
             self._room = 2 * len(self._refs) + 8
 
 

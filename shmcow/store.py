@@ -24,7 +24,14 @@ from functools import partial
 from typing import NamedTuple, Self
 
 from shmcow import _core, fdinfo, segments
-from shmcow.errors import NotOwnerError, StoreDestroyedError, StoreNotFoundError, VersionGoneError, WriterBusyError
+from shmcow.errors import (
+    ClosedError,
+    NotOwnerError,
+    StoreDestroyedError,
+    StoreNotFoundError,
+    VersionGoneError,
+    WriterBusyError,
+)
 
 _log = logging.getLogger("shmcow")
 
@@ -112,6 +119,11 @@ def gone(store: _core.Store, version: int) -> VersionGoneError:
         f"version {version} of store {store.name} cannot be opened any more: it was reclaimed or dropped; can be "
         f"opened: {there} (hold a version to keep it, or let the store retain more)"
     )
+
+
+def closed(name: str) -> ClosedError:
+    """Make the error for a writer that was closed."""
+    return ClosedError(f"the writer of store {name} was closed: make a new one")
 
 
 def hold_at(store: _core.Store, version: int) -> _core.Hold:
@@ -224,6 +236,7 @@ class Keeper:
         self._core: _core.WriterCore | None = None
         self._mutexes: dict[int, threading.RLock] = {}
         self._swept: _core.Store | None = None  # the attach whose leftovers were swept
+        self._closed = False
 
     def attach(self, *, create: bool, end_lost: bool = True) -> tuple[_core.Store, _core.WriterCore]:
         """Attach for writing: create the store if there is none (and ``create``), finish a half-destroyed one.
@@ -236,10 +249,14 @@ class Keeper:
             NotOwnerError: it belongs to another user.
             StoreNotFoundError: there is none, and ``create`` is False.
             StoreDestroyedError: it has lost its lock file, and ``end_lost`` is False.
+            ClosedError: it was closed, by another thread meanwhile.
         """
         while True:
-            if self._store is None or not self._store.named():
-                if self._store is not None and self._store.word == _core.DESTROYED:
+            if self._closed:  # who waited for a turn meanwhile must not make the store again
+                raise closed(self.name)
+            store, core = self._store, self._core  # close() in another thread takes them away at any moment
+            if store is None or not store.named():
+                if store is not None and store.word == _core.DESTROYED:
                     self._former = Permissions()
                 self._forget()
                 try:
@@ -251,22 +268,24 @@ class Keeper:
                     continue
                 check_owner(store)
                 self._former = Permissions(store.mode, store.uid, store.gid)
-                self._store, self._core = store, None
-            if self._core is None:
+                self._store, core = store, None
+            if core is None:
                 try:
-                    self._core = _core.WriterCore(self._store, segments)
+                    core = self._core = _core.WriterCore(store, segments)
                 except StoreDestroyedError:  # removed or replaced since we attached
                     continue
-            if self._store.word == _core.DESTROYED or _lock_file_lost(self._store):
-                if self._store.word == _core.DESTROYED:
+            if store.word == _core.DESTROYED or _lock_file_lost(store):
+                if store.word == _core.DESTROYED:
                     self._former = Permissions()
                 elif not end_lost:
                     raise StoreDestroyedError(f"the writer lock of store {self.name} was removed from outside")
-                finish(self._store, self._core, self.lock_timeout)
+                finish(store, core, self.lock_timeout)
                 self.finished = True
                 self._forget()
                 continue
-            return self._store, self._core
+            if not self._closed:
+                return store, core
+            self._forget()
 
     def _forget(self) -> None:
         self._store = self._core = None
@@ -278,7 +297,8 @@ class Keeper:
         return mutex if mutex is not None else self._mutexes.setdefault(forks, threading.RLock())
 
     def close(self) -> None:
-        """Let go of everything; the store stays."""
+        """Let go of everything, for good; the store stays."""
+        self._closed = True
         self._forget()
         self._swept = None
 
@@ -326,11 +346,11 @@ class Turn(_core.TurnGuard):
         return self
 
     def _take(self, deadline: float) -> None:
-        keeper = self._keeper
-        if keeper._store is not None and keeper._core is not None:
+        store, core = self._keeper._store, self._keeper._core  # close() in another thread takes them away at any moment
+        if store is not None and core is not None:
             # The ordinary case: nothing changed since the last turn, and the lock is free.
-            self.store, self.core = keeper._store, keeper._core
-            if self.core.enter():
+            self.store, self.core = store, core
+            if core.enter():
                 return
         self._take_long(deadline)
 
@@ -359,8 +379,8 @@ class Turn(_core.TurnGuard):
 
     def _attach(self) -> tuple[_core.Store, _core.WriterCore]:
         keeper = self._keeper
-        known = keeper._store
-        if known is None or self._recreate:
+        known, core = keeper._store, keeper._core
+        if known is None or core is None or self._recreate:  # without a core: an interrupt came while it was made
             return keeper.attach(create=self._recreate)
         if not known.named():
             raise StoreDestroyedError(
@@ -374,8 +394,7 @@ class Turn(_core.TurnGuard):
                 f"the writer lock of store {keeper.name} was removed from outside: publish() creates the store again"
             )
         # Not keeper.attach(): should the store vanish just now, that would find none, or another one of that name.
-        assert keeper._core is not None
-        return known, keeper._core
+        return known, core
 
     def check_still_ours(self) -> None:
         """Refuse to go on in a child that was forked during the turn.

@@ -17,7 +17,6 @@ from shmcow.codecs import Bundle, Codec
 from shmcow.committing import REFUSED, Committer, check_expected, schema_in
 from shmcow.encoded import Encoded, Said, Schema, say
 from shmcow.errors import (
-    ClosedError,
     ShmcowError,
     StoreDestroyedError,
     StoreNotFoundError,
@@ -30,7 +29,7 @@ from shmcow.errors import (
 from shmcow.holders import name_holders
 from shmcow.segments import check_name
 from shmcow.snapshot import Snapshot
-from shmcow.store import Keeper, Settings, Turn, check_timeout, end, gone, hold_at, openable
+from shmcow.store import Keeper, Settings, Turn, check_timeout, closed, end, gone, hold_at, openable
 from shmcow.validators import check as check_validators
 from shmcow.waiting import Pause, Sleep, check_wait, until
 
@@ -580,7 +579,7 @@ class Writer(Generic[T]):
         """Let go of the store, which stays. Closing twice is fine."""
         self._closed = True
         self._keeper.close()
-        vars(self._committer).pop("store", None)  # its mapping and its descriptors
+        self._committer.store = None  # its mapping and its descriptors
         _core.ring()
 
     def __enter__(self) -> Writer[T]:
@@ -599,11 +598,14 @@ class Writer(Generic[T]):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError(f"the writer of store {self._name} was closed: make a new one")
+            raise closed(self._name)
 
     @property
     def _store(self) -> _core.Store:
-        return self._committer.store
+        store = self._committer.store
+        if store is None:  # by another thread, since we looked
+            raise closed(self._name)
+        return store
 
     def _turn(self, *, recreate: bool, ending: bool = False) -> Turn:
         return Turn(self._keeper, recreate=recreate, ending=ending)

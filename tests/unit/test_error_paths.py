@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import shmcow
-from shmcow import Reader, Writer, _core, segments, store
+from shmcow import MsgPack, Reader, Writer, _core, segments, store
 
 SCHEMA = (b"", b"raw", b"")
 SAID = (b"", b"", b"")
@@ -392,6 +392,34 @@ def test_child_forked_while_a_segment_is_made_publishes_nothing(name: str) -> No
     assert Reader(name).get() == "two"
     listed = {f"{segment}" for g in shmcow.describe(name).generations for segment in g.segments}
     assert {entry.rpartition(".")[2] for entry in names(name)} == {name, "lock", "holds", *listed}
+
+
+class _ForksWhenEncoding(MsgPack[int]):
+    """A codec that forks once, in the middle of a turn, when it is told to."""
+
+    children: list[int]
+
+    def encode(self, value: int) -> Any:
+        if self.children == [-1]:
+            self.children[0] = os.fork()
+        return super().encode(value)
+
+
+def test_child_forked_by_a_codec_in_mid_update_is_told_that_the_turn_is_its_parents(name: str) -> None:
+    """Also where nothing but the encoding ran between the fork and the publish: the child gets WriterBusyError."""
+    codec = _ForksWhenEncoding()
+    codec.children = []
+    with Writer(name, codec=codec, initial=1) as writer:
+        codec.children = [-1]
+        try:
+            version = writer.update(lambda old: old + 1)
+        except BaseException as exc:
+            os._exit(42 if codec.children == [0] and isinstance(exc, shmcow.WriterBusyError) else 1)
+        if codec.children == [0]:
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(codec.children[0], 0)[1]) == 42
+        assert (version, writer.snapshot().value) == (2, 2)
+        writer.destroy()
 
 
 # ---- what was removed or replaced from outside ----

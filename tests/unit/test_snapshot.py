@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import gc
 import os
+import signal
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +254,32 @@ def test_first_snapshot_of_a_version_is_the_one_that_is_kept() -> None:
     assert kept.get((1, 1)) is None
     assert kept.keep((1, 1), second) is second
     assert kept.get((1, 1)) is second
+
+
+def test_signal_handler_that_keeps_a_snapshot_while_its_thread_does_is_first() -> None:
+    """Wherever it comes between two looks at one that has died: a version never has two that live."""
+    kept: Any = Alive()
+    handlers, mine = _Thing(), _Thing()
+    before = signal.signal(signal.SIGUSR1, lambda *_: kept.keep((1, 1), handlers))
+
+    class Interrupted(weakref.ref[_Thing]):
+        def __call__(self) -> Any:
+            found = super().__call__()
+            if not calls:
+                calls.append(self)
+                signal.raise_signal(signal.SIGUSR1)
+            return found
+
+    try:
+        for keeps in (lambda: kept.keep((1, 1), mine), kept._forget_dead):
+            calls: list[object] = []
+            kept._refs[1, 1] = Interrupted(_Thing())
+            keeps()
+            assert calls
+            assert kept.get((1, 1)) is handlers
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert kept.keep((1, 1), mine) is handlers
 
 
 def test_snapshots_that_died_are_forgotten(name: str) -> None:

@@ -13,7 +13,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,20 @@ import msgspec
 import pytest
 
 import shmcow
-from shmcow import JSON, MsgPack, Raw, Reader, Snapshot, VersionGoneError, Writer, _core, publishing, validators
-from shmcow.store import Settings, attach
+from shmcow import (
+    JSON,
+    MsgPack,
+    Raw,
+    Reader,
+    Snapshot,
+    VersionGoneError,
+    Writer,
+    _core,
+    encoded,
+    publishing,
+    validators,
+)
+from shmcow.store import Settings, attach, end
 
 SHM = Path("/dev/shm")
 
@@ -245,6 +258,74 @@ def test_closed_writer_refuses_everything_and_leaves_the_store(name: str) -> Non
             call()
     assert Reader(name).get() == {"a": 2}
     assert "closed" in repr(w)
+
+
+@contextlib.contextmanager
+def waiting_for_its_turn(writer: Writer[Any], call: Callable[[], object]) -> Iterator[list[object]]:
+    """Run a call of the writer in a thread; the block begins when that waits. Yields what it will have raised."""
+    raised: list[object] = []
+
+    def run() -> None:
+        try:
+            raised.append(call())
+        except Exception as exc:
+            raised.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    mutex, deadline = writer._keeper.mutex(), time.monotonic() + 30
+    while mutex.acquire(blocking=False):
+        mutex.release()
+        assert time.monotonic() < deadline, "it never waited"
+        time.sleep(0.001)
+    try:
+        yield raised
+    finally:
+        thread.join(30)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda w: w.update(lambda old: old),
+        lambda w: w.patch(a=3),
+        lambda w: w.edit().__enter__(),
+        lambda w: w.publish({"a": 3}),
+        lambda w: w._publish(w._encode({"a": 2}), encoded.say("", "", ""), None, True),
+        lambda w: w.rollback(),
+    ],
+    ids=["update", "patch", "edit", "publish", "publish if changed", "rollback"],
+)
+def test_writer_closed_while_it_waits_for_its_turn_publishes_nothing_and_says_so(
+    name: str, call: Callable[[Writer[Any]], object]
+) -> None:
+    """Whatever it was about to do, another thread has closed it: ClosedError, and no version."""
+    with Writer(name, initial={"a": 1}) as other:
+        other.publish({"a": 2})
+        w = Writer(name)
+        with other._turn(recreate=False) as turn, waiting_for_its_turn(w, lambda: call(w)) as raised:
+            w.close()
+            turn.give_back()
+        assert isinstance(raised[0], shmcow.ClosedError)
+        assert other.version == 2
+
+
+def test_writer_closed_while_it_waits_does_not_make_a_destroyed_store_again(name: str) -> None:
+    """publish() creates a store that has gone, but not for a writer that was closed meanwhile."""
+    other, w = Writer(name, initial=1), Writer(name)
+    with other._turn(recreate=False, ending=True) as turn, waiting_for_its_turn(w, lambda: w.publish(2)) as raised:
+        w.close()
+        end(turn.store, turn.core)
+        turn.give_back()
+    assert isinstance(raised[0], shmcow.ClosedError)
+    assert objects(name) == []
+
+
+def test_update_goes_on_after_an_interrupt_while_the_writer_attached(name: str) -> None:
+    """Such an interrupt leaves a store without its writable side: the next turn makes that."""
+    with Writer(name, initial={"a": 1}) as w:
+        w._keeper._core = None
+        assert w.update(lambda old: {**old, "b": 2}) == 2
 
 
 def test_repr_shows_no_value(name: str) -> None:

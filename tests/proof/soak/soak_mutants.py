@@ -51,15 +51,15 @@ MUTANTS = (
         ("lost",),
         "shmcow/writer.py",
         "        with self._turn(recreate=False) as turn:\n"
-        "            self._check_follows(turn)\n"
-        "            new = function(self._load(turn.store.hold()).value)",
-        "        new = function(self._load(self._store.hold()).value)\n"
+        "            self._committer.check_follows(turn)\n"
+        "            new = function(self._committer.load(turn.store.hold()).value)",
+        "        new = function(self._committer.load(self._store.hold()).value)\n"
         "        with self._turn(recreate=False) as turn:",
     ),
     Mutant(
         "expected= is not compared",
         ("lost",),
-        "shmcow/writer.py",
+        "shmcow/committing.py",
         "if expected not in (None, current):",
         "if False:",
     ),
