@@ -89,7 +89,7 @@ def build(directory: Path) -> Path:
         target = package / file.relative_to(product)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
-    command = [compiler() or "cc", "-std=c11", "-O1", "-g", "-fPIC", "-shared", "-pthread"]
+    command = [compiler() or "cc", "-std=c11", "-O0", "-fPIC", "-shared", "-pthread"]
     command += [
         "-D_GNU_SOURCE",
         "-DPy_LIMITED_API=0x030B0000",

@@ -54,7 +54,10 @@ _FLIPPED = '    SHMCOW_STEP("publish.flipped");\n'
 _BUILDING = "shmcow_word(entry->version, SHMCOW_BUILDING)"
 
 MUTANTS = (
-    Mutant("no check after the marker", ((_FIRST_LOOK, "    if (true) {\n"), (_SECOND_LOOK, "if (true) {"))),
+    Mutant(
+        "no check after the marker",
+        ((_MARK, _WINDOW + _MARK), (_FIRST_LOOK, "    if (true) {\n"), (_SECOND_LOOK, "if (true) {")),
+    ),
     Mutant("no second look after the copy", ((_COPY, _WINDOW + _COPY), (_SECOND_LOOK, "if (true) {")), hoard=True),
     Mutant(
         "the state without the version",
