@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from shmcow.dropping import Dropped
     from shmcow.validators import Validator
 
+__all__ = ["Writer", "destroy"]
+
 T = TypeVar("T", default=Any)
 
 _log = logging.getLogger("shmcow")
@@ -695,9 +697,6 @@ class Writer(Generic[T]):
 
 def _is_typed(entry: dict[str, Any], part: str) -> bool:
     return any(listed["name"] == part and listed["flags"] & _core.IS_TYPED for listed in entry["parts"])
-
-
-__all__ = ["Writer"]
 
 
 def destroy(name: str, *, lock_timeout: float = 5.0) -> None:
